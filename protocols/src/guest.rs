@@ -1,0 +1,51 @@
+//! The words host and guest must agree on: ports, guest paths, storage drivers, kernel parameters.
+//!
+//! The guest never looks behind the paths it is given, so the layout below [`SHARE_DIR`] is the host's alone.
+
+/// Port of the agent's ttrpc server, on every kind of channel.
+pub const AGENT_PORT: u32 = 1024;
+/// Port on which the agent offers its log as lines of JSON, when [`PARAM_LOG_PORT`] asks for it.
+pub const LOG_PORT: u32 = 1025;
+/// Port of the debug console, when asked for.
+pub const DEBUG_CONSOLE_PORT: u32 = 1026;
+
+/// Mount tag of the directory that the host shares with the guest.
+pub const SHARE_TAG: &str = "kataShared";
+/// Where the guest mounts [`SHARE_TAG`]; container root file systems and volumes lie below it.
+pub const SHARE_DIR: &str = "/run/kata-containers/shared/containers";
+/// Guest directory of what belongs to the sandbox as a whole.
+pub const SANDBOX_DIR: &str = "/run/kata-containers/sandbox";
+/// The pod's shared memory, bound to `/dev/shm` of each container.
+pub const SHM_DIR: &str = "/run/kata-containers/sandbox/shm";
+/// Memory-backed volumes, one directory each.
+pub const EPHEMERAL_DIR: &str = "/run/kata-containers/sandbox/ephemeral";
+/// Guest directory with one bundle directory per container.
+pub const BUNDLE_DIR: &str = "/run/kata-containers";
+
+/// Storage drivers: how the agent is told to mount something.
+pub const DRIVER_VIRTIOFS: &str = "virtio-fs";
+pub const DRIVER_9P: &str = "9p";
+pub const DRIVER_EPHEMERAL: &str = "ephemeral";
+pub const DRIVER_LOCAL: &str = "local";
+
+/// Name of the virtio-serial port that carries the multiplexed agent channel.
+pub const SERIAL_PORT_NAME: &str = "agent.channel.0";
+/// First line on a freshly opened serial channel, from either side, followed by a nonce and a newline: it tells
+/// where one conversation ends and the next begins.
+pub const SERIAL_HELLO: &str = "kata-serial-1";
+
+/// Kernel parameter with the agent's listen address: `vsock://-1:1024` (the default) or `serial://agent.channel.0`.
+pub const PARAM_SERVER_ADDR: &str = "agent.server_addr";
+pub const PARAM_LOG_LEVEL: &str = "agent.log";
+pub const PARAM_LOG_PORT: &str = "agent.log_vport";
+pub const PARAM_DEBUG_CONSOLE: &str = "agent.debug_console";
+pub const PARAM_DEBUG_CONSOLE_PORT: &str = "agent.debug_console_vport";
+pub const PARAM_HOTPLUG_TIMEOUT: &str = "agent.hotplug_timeout";
+pub const PARAM_PIPE_SIZE: &str = "agent.container_pipe_size";
+
+/// Annotation that tells the guest what a container is; see the `CONTAINER_TYPE_*` values.
+pub const ANNOTATION_CONTAINER_TYPE: &str = "io.katacontainers.pkg.oci.container_type";
+pub const ANNOTATION_BUNDLE_PATH: &str = "io.katacontainers.pkg.oci.bundle_path";
+pub const CONTAINER_TYPE_POD_SANDBOX: &str = "pod_sandbox";
+pub const CONTAINER_TYPE_POD_CONTAINER: &str = "pod_container";
+pub const CONTAINER_TYPE_SINGLE: &str = "single_container";

@@ -1,0 +1,9 @@
+//! Reaching the guest's agent and calling it.
+
+mod address;
+mod client;
+mod link;
+mod mux;
+
+pub use address::AgentAddr;
+pub(crate) use client::{AgentClient, GuestProcess, Output, SignalScope};

@@ -1,0 +1,193 @@
+//! An OCI bundle as an engine hands it over, and the part its container plays.
+//!
+//! Contract: the OCI runtime spec's bundle and config documents; the marks of sandbox and container are those of
+//! containerd's CRI plugin, CRI-O and dockershim.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::{
+    error::{Context, Error, Result},
+    ids::{ContainerId, SandboxId},
+};
+
+/// A larger config.json is refused: it would not pass the agent's 4 MiB message limit anyway.
+const CONFIG_LIMIT: u64 = 3 << 20;
+
+/// A bundle whose config.json was read and checked for what every container needs.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    pub dir: PathBuf,
+    pub spec: Spec,
+    pub role: Role,
+}
+
+/// What a container is to its sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Alone in a sandbox of its own.
+    Single,
+    /// The first of a pod: its id is the sandbox's.
+    PodSandbox,
+    /// Joins the sandbox of a pod.
+    PodContainer { sandbox: SandboxId },
+}
+
+/// (key of the type, values for sandbox and container, key of the sandbox's id)
+const MARKS: [(&str, [&str; 2], &str); 3] = [
+    ("io.kubernetes.cri.container-type", ["sandbox", "container"], "io.kubernetes.cri.sandbox-id"),
+    ("io.kubernetes.cri-o.ContainerType", ["sandbox", "container"], "io.kubernetes.cri-o.SandboxID"),
+    ("io.kubernetes.docker.type", ["podsandbox", "container"], "io.kubernetes.sandbox.id"),
+];
+
+impl Bundle {
+    /// Reads `<dir>/config.json`. Faults name the field.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let mut text = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(CONFIG_LIMIT + 1).read_to_end(&mut text))
+            .map_err(|error| Error::invalid(format!("bundle {}: config.json: {error}", dir.display())))?;
+        if text.len() as u64 > CONFIG_LIMIT {
+            return Err(Error::invalid(format!("{}: larger than {CONFIG_LIMIT} bytes", path.display())));
+        }
+        let spec: Spec = serde_json::from_slice(&text)
+            .map_err(|error| Error::invalid(format!("{}: {error}", path.display())))?;
+        Self::of(dir.to_path_buf(), spec).with_context(|| path.display().to_string())
+    }
+
+    fn of(dir: PathBuf, spec: Spec) -> Result<Self> {
+        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
+        if process.args().as_ref().is_none_or(Vec::is_empty) {
+            return Err(Error::invalid("process.args: names no program"));
+        }
+        if !process.cwd().is_absolute() {
+            return Err(Error::invalid(format!("process.cwd: {:?} is not absolute", process.cwd())));
+        }
+        if spec.root().is_none() {
+            return Err(Error::invalid("root: is missing"));
+        }
+        if spec.linux().is_none() {
+            return Err(Error::invalid("linux: is missing"));
+        }
+        let role = Role::of(&spec)?;
+        Ok(Self { dir, spec, role })
+    }
+
+    /// The sandbox of this bundle's container: the pod's, or one named after the container.
+    pub fn sandbox_id(&self, container: &ContainerId) -> Result<SandboxId> {
+        match &self.role {
+            Role::PodContainer { sandbox } => Ok(sandbox.clone()),
+            Role::Single | Role::PodSandbox => SandboxId::new(container.as_str()),
+        }
+    }
+
+    /// The root file system's directory on the host.
+    pub fn rootfs(&self) -> PathBuf {
+        let path = self.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+        self.dir.join(path)
+    }
+
+    /// The path of a namespace: outer `None` if the container shares the host's, inner `None` if it wants a new one.
+    pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<Option<PathBuf>> {
+        let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
+        namespaces.iter().find(|namespace| namespace.typ() == kind).map(|namespace| namespace.path().clone())
+    }
+}
+
+impl Role {
+    fn of(spec: &Spec) -> Result<Self> {
+        let Some(annotations) = spec.annotations() else {
+            return Ok(Self::Single);
+        };
+        for (type_key, [sandbox, container], id_key) in MARKS {
+            match annotations.get(type_key) {
+                None => {}
+                Some(kind) if kind == sandbox => return Ok(Self::PodSandbox),
+                Some(kind) if kind == container => {
+                    let id = annotations.get(id_key).ok_or_else(|| {
+                        Error::invalid(format!("annotations: {id_key} is missing from a pod's container"))
+                    })?;
+                    return Ok(Self::PodContainer { sandbox: SandboxId::new(id)? });
+                }
+                Some(kind) => {
+                    return Err(Error::invalid(format!(
+                        "annotations: {type_key} is {kind:?}, not {sandbox} or {container}"
+                    )));
+                }
+            }
+        }
+        Ok(Self::Single)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Bundle> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        Bundle::load(dir.path())
+    }
+
+    fn with_annotations(annotations: &str) -> Result<Role> {
+        load(&format!(
+            r#"{{"ociVersion":"1.0.2","process":{{"args":["sh"],"cwd":"/","user":{{"uid":0,"gid":0}}}},
+                "root":{{"path":"rootfs"}},"linux":{{}},"annotations":{{{annotations}}}}}"#
+        ))
+        .map(|bundle| bundle.role)
+    }
+
+    #[test]
+    fn every_engines_marks_are_understood() {
+        let member = |id: &str| Role::PodContainer { sandbox: SandboxId::new(id).unwrap() };
+        for (annotations, role) in [
+            ("", Role::Single),
+            (r#""io.kubernetes.cri.container-type":"sandbox""#, Role::PodSandbox),
+            (
+                r#""io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"s1""#,
+                member("s1"),
+            ),
+            (
+                r#""io.kubernetes.cri-o.ContainerType":"container","io.kubernetes.cri-o.SandboxID":"s2""#,
+                member("s2"),
+            ),
+            (r#""io.kubernetes.docker.type":"podsandbox""#, Role::PodSandbox),
+        ] {
+            assert_eq!(with_annotations(annotations).unwrap(), role, "{annotations}");
+        }
+        assert!(with_annotations(r#""io.kubernetes.cri.container-type":"container""#).is_err());
+        assert!(with_annotations(r#""io.kubernetes.cri.container-type":"x""#).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let process = r#""process":{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
+        for (text, words) in [
+            ("", "EOF"),
+            ("{", "EOF"),
+            (r#"{"ociVersion":"1.0.2"}"#, "process: is missing"),
+            (
+                r#"{"ociVersion":"1.0.2","process":{"args":[],"cwd":"/","user":{"uid":0,"gid":0}}}"#,
+                "process.args",
+            ),
+            (
+                r#"{"ociVersion":"1.0.2","process":{"args":["sh"],"cwd":"x","user":{"uid":0,"gid":0}}}"#,
+                "process.cwd",
+            ),
+            (&format!(r#"{{"ociVersion":"1.0.2",{process}}}"#), "root: is missing"),
+            (&format!(r#"{{"ociVersion":"1.0.2",{process},"root":{{"path":"r"}}}}"#), "linux: is missing"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains("config.json") && error.contains(words), "{text}: {error}");
+        }
+        let missing = Bundle::load(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert_eq!(missing, "bundle /nonexistent: config.json: No such file or directory (os error 2)");
+    }
+}

@@ -1,0 +1,327 @@
+//! One OCI container: its processes, its storage, its life. Never talks to the VM.
+
+pub(crate) mod guest_spec;
+pub(crate) mod sizing;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use oci_spec::runtime as oci;
+use protocols::agent::CreateContainerRequest;
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+
+use crate::{
+    agent::AgentClient,
+    bundle::Bundle,
+    error::{Context, Error, ErrorKind, Result},
+    events::{self, Event},
+    ids::{ContainerId, ExecId},
+    process::{Exit, Process, Status},
+    stdio::Stdio,
+    storage::Storage,
+};
+
+/// How long the execs of a container whose init has ended may take to be told, after they were killed.
+const EXEC_END: Duration = Duration::from_secs(5);
+/// How long a deleted process's reader may take nothing before what is left is dropped. runc's shim waits as long.
+const READER_PATIENCE: Duration = Duration::from_secs(2);
+const SIGKILL: u32 = 9;
+
+/// A container in the guest.
+pub struct Container {
+    id: ContainerId,
+    bundle: PathBuf,
+    /// The hypervisor's, reported for every process.
+    pid: u32,
+    agent: Arc<AgentClient>,
+    events: events::Sender,
+    init: Arc<Process>,
+    execs: SyncMutex<HashMap<String, Arc<Process>>>,
+    storage: SyncMutex<Option<Storage>>,
+    /// Orders start and delete. `wait`, `kill` and `resize` never take it.
+    lifecycle: Mutex<()>,
+}
+
+impl Container {
+    /// Makes the container in the guest; its init waits for [`Self::start`]. On failure the caller releases
+    /// `storage`, which is handed back.
+    pub(crate) async fn create(
+        id: ContainerId,
+        bundle: &Bundle,
+        stdio: Stdio,
+        mut storage: Storage,
+        seccomp: bool,
+        owner: Owner,
+    ) -> Result<Arc<Self>, (Error, Storage)> {
+        let decided = guest_spec::Decided {
+            root: storage.guest_root.clone(),
+            mounts: std::mem::take(&mut storage.mounts),
+            seccomp,
+        };
+        let made = async {
+            let streams = stdio.open()?;
+            let spec = guest_spec::translate(bundle, decided)?;
+            let spec =
+                protocols::oci::spec_to_wire(&spec).map_err(|error| Error::invalid(error.to_string()))?;
+            let request = CreateContainerRequest {
+                container_id: id.to_string(),
+                exec_id: id.to_string(),
+                OCI: Some(spec).into(),
+                sandbox_pidns: guest_spec::shares_sandbox_pids(bundle),
+                ..Default::default()
+            };
+            owner.agent.create_container(&request).await?;
+            Ok(streams)
+        };
+        let streams = match made.await {
+            Ok(streams) => streams,
+            Err(error) => return Err((error, storage)),
+        };
+        let Owner { agent, events, pid } = owner;
+        let init = Arc::new(Process::init(agent.clone(), id.as_str(), stdio));
+        init.attach(streams).await;
+        let container = Arc::new(Self {
+            id,
+            bundle: bundle.dir.clone(),
+            pid,
+            agent,
+            events,
+            init,
+            execs: SyncMutex::default(),
+            storage: SyncMutex::new(Some(storage)),
+            lifecycle: Mutex::default(),
+        });
+        // From here on, for an init can be killed before it is started.
+        tokio::spawn(container.clone().watch_init());
+        Ok(container)
+    }
+
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// The init, or the exec of that name.
+    pub fn process(&self, exec: Option<&str>) -> Result<Arc<Process>> {
+        match exec.filter(|exec| !exec.is_empty()) {
+            None => Ok(self.init.clone()),
+            Some(exec) => lock(&self.execs)
+                .get(exec)
+                .cloned()
+                .ok_or_else(|| Error::not_found(format!("exec {exec} of container {}", self.id))),
+        }
+    }
+
+    /// Runs the init.
+    pub async fn start(&self) -> Result<()> {
+        let _order = self.lifecycle.lock().await;
+        match self.init.status() {
+            Status::Created => {}
+            Status::Stopped => return Err(Error::precondition("process already finished")),
+            Status::Running | Status::Paused => {
+                return Err(Error::precondition("the container runs already"));
+            }
+        }
+        self.agent.start_container(self.id.as_str()).await?;
+        self.init.mark_running().await;
+        // The watcher takes the same lock before it tells the end, so the end cannot overtake this.
+        self.tell(Event::Started { container: self.id.to_string(), pid: self.pid });
+        Ok(())
+    }
+
+    /// Registers an exec; the guest hears of it when it is started.
+    pub async fn exec(&self, id: ExecId, process: oci::Process, stdio: Stdio) -> Result<()> {
+        if self.init.status() == Status::Stopped {
+            return Err(Error::precondition(format!("container {} has ended", self.id)));
+        }
+        let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio);
+        {
+            let mut execs = lock(&self.execs);
+            if id.as_str() == self.id.as_str() || execs.contains_key(id.as_str()) {
+                return Err(Error::already_exists(format!("exec {id} of container {}", self.id)));
+            }
+            execs.insert(id.to_string(), Arc::new(exec));
+        }
+        self.tell(Event::ExecAdded { container: self.id.to_string(), exec: id.to_string() });
+        Ok(())
+    }
+
+    /// Runs a registered exec.
+    pub async fn start_exec(self: &Arc<Self>, id: &str) -> Result<()> {
+        let process = self.process(Some(id))?;
+        if process.status() != Status::Created {
+            return Err(Error::precondition(format!("exec {id} was started already")));
+        }
+        if self.init.status() != Status::Running {
+            return Err(Error::precondition(format!("container {} does not run", self.id)));
+        }
+        let started = async {
+            let streams = process.stdio().open()?;
+            process.launch_exec().await?;
+            process.attach(streams).await;
+            Ok(())
+        };
+        if let Err(error) = started.await {
+            // What never ran has ended: waiters are told, and it can be deleted.
+            process.record(UNSTARTED);
+            return Err(error);
+        }
+        process.mark_running().await;
+        self.tell(Event::ExecStarted { container: self.id.to_string(), exec: id.into(), pid: self.pid });
+        tokio::spawn(self.clone().watch_exec(id.to_owned(), process));
+        Ok(())
+    }
+
+    /// Sends `signal` to every process of the container.
+    pub async fn kill_all(&self, signal: u32) -> Result<()> {
+        if signal == SIGKILL {
+            return self.init.kill_all(signal).await;
+        }
+        let execs: Vec<_> = lock(&self.execs).values().cloned().collect();
+        for exec in execs.iter().filter(|exec| exec.status() == Status::Running) {
+            match exec.kill(signal).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.init.kill(signal).await
+    }
+
+    /// Forgets an exec that has ended or never ran.
+    pub async fn delete_exec(&self, id: &str) -> Result<Exit> {
+        let process = self.process(Some(id))?;
+        let exit = match process.status() {
+            Status::Created => process.record(0),
+            Status::Stopped => process.wait().await?,
+            Status::Running | Status::Paused => {
+                return Err(Error::precondition(format!("exec {id} still runs")));
+            }
+        };
+        process.detach(READER_PATIENCE).await;
+        lock(&self.execs).remove(id);
+        Ok(exit)
+    }
+
+    /// Takes the container out of the guest and off the host. One that was never started is killed first.
+    pub(crate) async fn delete(&self) -> Result<Exit> {
+        let _order = self.lifecycle.lock().await;
+        if matches!(self.init.status(), Status::Running | Status::Paused) {
+            return Err(Error::precondition(format!("container {} still runs: kill it first", self.id)));
+        }
+        if self.init.status() == Status::Created {
+            // It waits before its program; what kills it in the guest is the removal below.
+            self.init.record(128 + SIGKILL);
+        }
+        let exit = self.init.wait().await?;
+        self.init.detach(READER_PATIENCE).await;
+        if let Err(error) = self.agent.remove_container(self.id.as_str()).await {
+            // A guest that died took the container with it.
+            tracing::debug!(%error, container = %self.id, "not removed in the guest");
+        }
+        self.release_storage().await?;
+        self.tell(Event::Deleted { container: self.id.to_string(), pid: self.pid, exit });
+        Ok(exit)
+    }
+
+    /// The guest is gone: every process that had not ended has, with `code`.
+    pub(crate) fn guest_died(&self, code: u32) {
+        for exec in lock(&self.execs).values().filter(|exec| exec.status() == Status::Running) {
+            exec.record(code);
+        }
+        self.init.record(code);
+    }
+
+    pub(crate) async fn release_storage(&self) -> Result<()> {
+        let Some(mut storage) = lock(&self.storage).take() else {
+            return Ok(());
+        };
+        let (storage, released) = spawn_blocking(move || {
+            let released = storage.release();
+            (storage, released)
+        })
+        .await
+        .map_err(|error| Error::internal(error.to_string()))?;
+        if released.is_err() {
+            *lock(&self.storage) = Some(storage);
+        }
+        released.with_context(|| format!("release the storage of container {}", self.id))
+    }
+
+    async fn watch_init(self: Arc<Self>) {
+        let code = self.end_of(&self.init).await;
+        let _order = self.lifecycle.lock().await;
+        self.end_execs().await;
+        let exit = self.init.record(code);
+        self.tell_exit(self.id.as_str(), exit);
+    }
+
+    async fn watch_exec(self: Arc<Self>, id: String, process: Arc<Process>) {
+        let code = self.end_of(&process).await;
+        let exit = process.record(code);
+        self.tell_exit(&id, exit);
+    }
+
+    /// Waits for the end in the guest, or for the end of the guest.
+    async fn end_of(&self, process: &Process) -> u32 {
+        tokio::select! {
+            code = process.ended() => code,
+            exit = process.wait() => exit.map_or(UNSTARTED, |exit| exit.code),
+        }
+    }
+
+    /// The execs of a container go with its init; they are told first.
+    async fn end_execs(&self) {
+        let execs: Vec<_> =
+            lock(&self.execs).values().filter(|exec| exec.status() == Status::Running).cloned().collect();
+        if execs.is_empty() {
+            return;
+        }
+        if let Err(error) = self.init.kill_all(SIGKILL).await {
+            tracing::debug!(%error, container = %self.id, "no process is left to be killed");
+        }
+        let told = async {
+            for exec in &execs {
+                let _ = exec.wait().await; // Only its end matters.
+            }
+        };
+        if timeout(EXEC_END, told).await.is_err() {
+            tracing::warn!(container = %self.id, "an exec outlives its container");
+        }
+    }
+
+    fn tell_exit(&self, process: &str, exit: Exit) {
+        self.tell(Event::Exited {
+            container: self.id.to_string(),
+            process: process.into(),
+            pid: self.pid,
+            exit,
+        });
+    }
+
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event); // Nobody may be listening any more.
+    }
+}
+
+/// What a process that could not be started is said to have returned.
+const UNSTARTED: u32 = 255;
+
+/// What every container of a sandbox works with.
+#[derive(Clone)]
+pub(crate) struct Owner {
+    pub agent: Arc<AgentClient>,
+    pub events: events::Sender,
+    pub pid: u32,
+}
+
+fn lock<T>(mutex: &SyncMutex<T>) -> MutexGuard<'_, T> {
+    // Maps and options that every user leaves whole: a panic elsewhere is no reason to stop here.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,102 @@
+//! How large a VM is for what its containers ask. Pure.
+//!
+//! Kata's Go rule: the configured default is what guest and agent need, the containers' limits come on top. A VM of
+//! one container is booted at its full size; nothing has to be plugged.
+
+use oci_spec::runtime::Spec;
+
+use crate::{
+    config::HypervisorConfig,
+    vm::{MiB, VmSize},
+};
+
+/// What containers ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Workload {
+    /// CPUs, with fractions.
+    pub cpus: f64,
+    pub memory: MiB,
+}
+
+impl Workload {
+    /// The limits in a container's own spec; without limits, nothing.
+    pub fn of(spec: &Spec) -> Self {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+        let cpus = match cpu.map(|cpu| (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0))) {
+            Some((quota, period)) if quota > 0 && period > 0 => quota as f64 / period as f64,
+            _ => 0.0,
+        };
+        let limit =
+            resources.and_then(|resources| resources.memory().as_ref()).and_then(|memory| memory.limit());
+        // A limit beyond what any host has means "none" to the engines that send it.
+        let memory = limit.filter(|limit| *limit > 0 && *limit < i64::MAX / 2).unwrap_or(0) as u64 >> 20;
+        Self { cpus, memory: MiB(memory) }
+    }
+}
+
+/// The size of a VM for `workload` on a host with `host_cpus`.
+pub(crate) fn vm_size(config: &HypervisorConfig, workload: Workload, host_cpus: u32) -> VmSize {
+    let limit = match config.default_maxvcpus {
+        0 => host_cpus,
+        limit => limit.min(host_cpus),
+    }
+    .max(1);
+    let default = match config.default_vcpus {
+        negative if negative < 0.0 => f64::from(host_cpus),
+        zero if zero == 0.0 => 1.0,
+        cpus => cpus,
+    };
+    let vcpus = ((default + workload.cpus).ceil() as u32).clamp(1, limit);
+    let mut memory = config.default_memory + workload.memory.0;
+    if config.default_maxmemory > 0 {
+        memory = memory.min(config.default_maxmemory.max(config.default_memory));
+    }
+    VmSize {
+        vcpus,
+        max_vcpus: vcpus,
+        memory: MiB(memory),
+        max_memory: MiB(memory),
+        memory_slots: config.memory_slots,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(default_vcpus: f64, max: u32, cpus: f64, memory: u64) -> (u32, u64) {
+        let config = HypervisorConfig { default_vcpus, default_maxvcpus: max, ..Default::default() };
+        let size = vm_size(&config, Workload { cpus, memory: MiB(memory) }, 8);
+        (size.vcpus, size.memory.0)
+    }
+
+    #[test]
+    fn limits_come_on_top_of_the_default_and_within_the_host() {
+        for (default, max, cpus, memory, expected) in [
+            (1.0, 0, 0.0, 0, (1, 2048)),
+            (1.0, 0, 1.0, 512, (2, 2560)),
+            (0.5, 0, 0.5, 0, (1, 2048)),
+            (1.0, 0, 0.1, 0, (2, 2048)),
+            (1.0, 0, 100.0, 0, (8, 2048)),
+            (1.0, 2, 100.0, 0, (2, 2048)),
+            (-1.0, 0, 0.0, 0, (8, 2048)),
+            (0.0, 0, 0.0, 0, (1, 2048)),
+        ] {
+            assert_eq!(size(default, max, cpus, memory), expected, "{default} {max} {cpus} {memory}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_from_the_spec() {
+        let spec = |resources: &str| -> Spec {
+            serde_json::from_str(&format!(r#"{{"ociVersion":"1.0.2","linux":{{"resources":{resources}}}}}"#))
+                .unwrap()
+        };
+        let workload =
+            Workload::of(&spec(r#"{"cpu":{"quota":150000,"period":100000},"memory":{"limit":268435456}}"#));
+        assert_eq!(workload, Workload { cpus: 1.5, memory: MiB(256) });
+        let unlimited = Workload::of(&spec(r#"{"cpu":{"quota":-1,"period":100000},"memory":{"limit":-1}}"#));
+        assert_eq!(unlimited, Workload::default());
+    }
+}

@@ -1,0 +1,23 @@
+//! The engine: sandboxes, containers, processes, and everything on the host that they need.
+//!
+//! It knows no containerd type, no command line and no hypervisor; those sit in front of it and behind
+//! [`vm::Hypervisor`].
+
+pub mod agent;
+pub mod bundle;
+pub mod child;
+pub mod cleanup;
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod events;
+pub mod ids;
+pub mod ledger;
+pub mod paths;
+pub mod process;
+pub mod sandbox;
+mod share_fs;
+pub mod state;
+pub mod stdio;
+pub mod storage;
+pub mod vm;

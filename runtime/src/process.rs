@@ -1,0 +1,208 @@
+//! One process of a container: its init, or an exec. Knows its streams and its end, and nothing of storage.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use oci_spec::runtime as oci;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use crate::{
+    agent::{AgentClient, GuestProcess, SignalScope},
+    error::{Error, Result},
+    stdio::{Copying, HostStreams, Stdio},
+};
+
+/// What a process that could not be waited for is said to have returned.
+const UNKNOWN_EXIT: u32 = 255;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// How and when a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 to 255; 128 + n after signal n.
+    pub code: u32,
+    pub at: SystemTime,
+}
+
+/// A process in the guest.
+pub struct Process {
+    guest: GuestProcess,
+    stdio: Stdio,
+    agent: Arc<AgentClient>,
+    status: Mutex<Status>,
+    exit: watch::Sender<Option<Exit>>,
+    copying: AsyncMutex<Option<Copying>>,
+    /// A terminal size that was asked for before there was a terminal.
+    size: Mutex<Option<(u32, u32)>>,
+    /// What an exec will run.
+    spec: Option<oci::Process>,
+}
+
+impl Process {
+    /// The container's init, which exists in the guest and waits for its start.
+    pub(crate) fn init(agent: Arc<AgentClient>, container: &str, stdio: Stdio) -> Self {
+        Self::new(agent, GuestProcess::init(container), stdio, None)
+    }
+
+    /// An exec, which the guest knows nothing of before its start.
+    pub(crate) fn exec(
+        agent: Arc<AgentClient>,
+        container: &str,
+        id: &str,
+        spec: oci::Process,
+        stdio: Stdio,
+    ) -> Self {
+        Self::new(agent, GuestProcess { container: container.into(), exec: id.into() }, stdio, Some(spec))
+    }
+
+    fn new(agent: Arc<AgentClient>, guest: GuestProcess, stdio: Stdio, spec: Option<oci::Process>) -> Self {
+        Self {
+            guest,
+            stdio,
+            agent,
+            status: Mutex::new(Status::Created),
+            exit: watch::Sender::new(None),
+            copying: AsyncMutex::new(None),
+            size: Mutex::new(None),
+            spec,
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        *lock(&self.status)
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    pub fn stdio(&self) -> &Stdio {
+        &self.stdio
+    }
+
+    /// Waits for its end, however long that takes.
+    pub async fn wait(&self) -> Result<Exit> {
+        let mut exit = self.exit.subscribe();
+        let exit =
+            exit.wait_for(Option::is_some).await.map_err(|_| Error::internal("the process was dropped"))?;
+        Ok((*exit).expect("wait_for returned on Some"))
+    }
+
+    /// [`crate::error::ErrorKind::NotFound`] when it has ended, FailedPrecondition when it does not run yet.
+    pub async fn kill(&self, signal: u32) -> Result<()> {
+        self.check_alive()?;
+        self.agent.signal(&self.guest, signal, SignalScope::One).await
+    }
+
+    /// Sends `signal` to every process of the container, if it is SIGKILL; any other reaches the init alone.
+    pub(crate) async fn kill_all(&self, signal: u32) -> Result<()> {
+        self.check_alive()?;
+        self.agent.signal(&self.guest, signal, SignalScope::All).await
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        match self.status() {
+            Status::Stopped => Err(Error::not_found("process already finished")),
+            Status::Created if self.spec.is_some() => {
+                Err(Error::precondition("the exec process is not started yet"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sizes its terminal; before the start, remembers the size for it.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        match self.status() {
+            Status::Stopped => Err(Error::not_found("process already finished")),
+            Status::Created if self.spec.is_some() => {
+                *lock(&self.size) = Some((width, height));
+                Ok(())
+            }
+            _ => self.agent.resize(&self.guest, width, height).await,
+        }
+    }
+
+    pub async fn close_stdin(&self) -> Result<()> {
+        match self.status() {
+            // The guest process, once there is one, finds its input at the end as soon as the pipe's writers are gone.
+            Status::Created | Status::Stopped => Ok(()),
+            _ => self.agent.close_stdin(&self.guest).await,
+        }
+    }
+
+    /// Runs an exec in the guest.
+    pub(crate) async fn launch_exec(&self) -> Result<()> {
+        let spec = self.spec.as_ref().ok_or_else(|| Error::internal("an init is not launched as an exec"))?;
+        self.agent.exec(&self.guest, spec).await
+    }
+
+    /// From now on it runs: applies a remembered size.
+    pub(crate) async fn mark_running(&self) {
+        *lock(&self.status) = Status::Running;
+        let size = lock(&self.size).take();
+        if let Some((width, height)) = size
+            && let Err(error) = self.agent.resize(&self.guest, width, height).await
+        {
+            tracing::debug!(%error, "the terminal keeps its size");
+        }
+    }
+
+    /// Connects its streams.
+    pub(crate) async fn attach(&self, streams: HostStreams) {
+        *self.copying.lock().await = Some(Copying::start(&self.agent, &self.guest, streams));
+    }
+
+    /// Waits for its end in the guest, after its output; a guest that is gone gives 255. Does not record it.
+    pub(crate) async fn ended(&self) -> u32 {
+        // The agent may forget a process once it was waited for, so its output is read first; unless nobody on the
+        // host takes it, for then the process may sit before a full pipe, or may be long dead.
+        if let Some(copying) = self.copying.lock().await.as_mut() {
+            copying.settled().await;
+        }
+        let code = match self.agent.wait(&self.guest).await {
+            Ok(code) => code as u32 & 0xff,
+            Err(error) => {
+                tracing::debug!(%error, container = self.guest.container, exec = self.guest.exec, "wait ended");
+                UNKNOWN_EXIT
+            }
+        };
+        if let Some(copying) = self.copying.lock().await.as_mut() {
+            copying.end_input();
+            copying.settled().await;
+        }
+        code
+    }
+
+    /// Records its end, once; whoever comes later finds the first.
+    pub(crate) fn record(&self, code: u32) -> Exit {
+        *lock(&self.status) = Status::Stopped;
+        let exit = Exit { code, at: SystemTime::now() };
+        self.exit.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(exit);
+            first
+        });
+        self.exit().unwrap_or(exit)
+    }
+
+    /// Lets go of its streams, after what is still on its way.
+    pub(crate) async fn detach(&self, patience: Duration) {
+        if let Some(copying) = self.copying.lock().await.take() {
+            copying.drain(patience).await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain values: a panic elsewhere leaves none of them half-written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

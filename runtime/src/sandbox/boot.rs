@@ -1,0 +1,110 @@
+//! From configuration and bundle to the description of a VM. Pure but for one look at the host.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxNamespaceType;
+use protocols::guest;
+
+use crate::{
+    bundle::{Bundle, Role},
+    config::{AgentChannel, Config},
+    container::sizing::{Workload, vm_size},
+    ids::SandboxId,
+    share_fs::ShareFs,
+    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, NetworkNamespace, VmSpec},
+};
+
+/// What the host offers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    pub cpus: u32,
+    pub vhost_vsock: bool,
+}
+
+impl Host {
+    pub fn look() -> Self {
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+            vhost_vsock: Path::new("/dev/vhost-vsock").exists(),
+        }
+    }
+}
+
+/// Where the hypervisor process is to run: in the network namespace that the engine made for the sandbox.
+pub(super) fn network_namespace(config: &Config, bundle: &Bundle) -> NetworkNamespace {
+    match bundle.namespace(LinuxNamespaceType::Network) {
+        Some(Some(path)) => NetworkNamespace::Path(path),
+        Some(None) if !config.runtime.disable_new_netns => NetworkNamespace::New,
+        _ => NetworkNamespace::Host,
+    }
+}
+
+pub(super) fn vm_spec(
+    config: &Config,
+    id: &SandboxId,
+    bundle: &Bundle,
+    share: &ShareFs,
+    vm_dir: PathBuf,
+    host: Host,
+) -> VmSpec {
+    let hypervisor = &config.hypervisor;
+    let channel = channel(hypervisor.agent_channel, host);
+    let memory = match channel {
+        Channel::VhostUserVsock => MemoryKind::Shared,
+        Channel::Vsock | Channel::Serial => share.memory(),
+    };
+    let workload = match bundle.role {
+        Role::Single => Workload::of(&bundle.spec),
+        Role::PodSandbox | Role::PodContainer { .. } => Workload::default(),
+    };
+    let rootfs = if hypervisor.image.as_os_str().is_empty() {
+        GuestRootfs::Initrd(hypervisor.initrd.clone())
+    } else {
+        GuestRootfs::Image { path: hypervisor.image.clone(), fstype: hypervisor.rootfs_type.clone() }
+    };
+    VmSpec {
+        id: id.clone(),
+        dir: vm_dir,
+        size: vm_size(hypervisor, workload, host.cpus),
+        boot: Boot::Kernel {
+            kernel: hypervisor.kernel.clone(),
+            rootfs,
+            parameters: kernel_parameters(config, channel),
+        },
+        memory,
+        devices: vec![
+            Device::Console,
+            Device::Rng { source: hypervisor.entropy_source.clone() },
+            share.device(),
+        ],
+        channel,
+        network: network_namespace(config, bundle),
+    }
+}
+
+fn channel(wanted: AgentChannel, host: Host) -> Channel {
+    match wanted {
+        AgentChannel::Auto if host.vhost_vsock => Channel::Vsock,
+        AgentChannel::Auto | AgentChannel::Serial => Channel::Serial,
+        AgentChannel::Vsock => Channel::Vsock,
+        AgentChannel::VhostUserVsock => Channel::VhostUserVsock,
+    }
+}
+
+/// The agent's words, then the user's, which win.
+fn kernel_parameters(config: &Config, channel: Channel) -> Vec<String> {
+    let agent = &config.agent;
+    let mut parameters = vec!["cgroup_no_v1=all".to_owned()];
+    if channel == Channel::Serial {
+        parameters.push(format!("{}=serial://{}", guest::PARAM_SERVER_ADDR, guest::SERIAL_PORT_NAME));
+    }
+    let level = if agent.enable_debug { "debug" } else { agent.log_level.as_str() };
+    if level != "info" {
+        parameters.push(format!("{}={level}", guest::PARAM_LOG_LEVEL));
+    }
+    if agent.container_pipe_size > 0 {
+        parameters.push(format!("{}={}", guest::PARAM_PIPE_SIZE, agent.container_pipe_size));
+    }
+    parameters.extend(config.hypervisor.kernel_params.split_whitespace().map(str::to_owned));
+    parameters
+}

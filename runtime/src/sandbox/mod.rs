@@ -1,0 +1,415 @@
+//! One VM, its agent connection, its share and its containers. Does not know who asks.
+
+mod boot;
+mod monitor;
+
+use std::{
+    collections::HashMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
+};
+
+use protocols::{
+    agent::{CreateSandboxRequest, KernelModule, Storage as GuestStorage},
+    guest,
+};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    task::{JoinHandle, spawn_blocking},
+};
+
+use crate::{
+    agent::AgentClient,
+    bundle::Bundle,
+    config::Config,
+    container::{Container, Owner},
+    error::{Context, Error, Result},
+    events::{self, Event},
+    ids::{ContainerId, SandboxId},
+    ledger::{Ledger, Resource},
+    paths::Paths,
+    process::Exit,
+    share_fs::ShareFs,
+    state::{ContainerConfig, ProcessId, Record, StateStore},
+    stdio::Stdio,
+    storage::{RootfsMount, Storage},
+    vm::{Hypervisor, NetworkNamespace, Vm, VmSpec},
+};
+
+/// The pod's shared memory when nobody says otherwise: 64 MiB, as every engine has it.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// What a sandbox is made from.
+pub struct Setup {
+    pub id: SandboxId,
+    pub config: Config,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub paths: Paths,
+    pub events: events::Sender,
+}
+
+/// What a container is made from.
+pub struct CreateContainer {
+    pub id: ContainerId,
+    pub bundle: Bundle,
+    /// Mounts that make the root file system; none if it is mounted already.
+    pub rootfs: Vec<RootfsMount>,
+    pub stdio: Stdio,
+}
+
+/// A sandbox that this process owns.
+pub struct Sandbox {
+    setup: Setup,
+    store: Arc<StateStore>,
+    ledger: Ledger,
+    share: ShareFs,
+    vm_spec: SyncMutex<Option<VmSpec>>,
+    running: OnceLock<Running>,
+    /// `None` while a container of that name is being created or deleted.
+    containers: SyncMutex<HashMap<String, Option<Arc<Container>>>>,
+    monitor: SyncMutex<Option<JoinHandle<()>>>,
+    stopped: OnceCell<()>,
+    /// Only one stop at a time walks the ledger.
+    stopping: Mutex<()>,
+}
+
+/// What there is once the VM runs.
+struct Running {
+    vm: Arc<dyn Vm>,
+    agent: Arc<AgentClient>,
+}
+
+impl Sandbox {
+    /// Claims the sandbox's name and readies the host for its VM. On failure nothing is left.
+    pub async fn create(setup: Setup, bundle: &Bundle) -> Result<Arc<Self>> {
+        let began = Instant::now();
+        let record = Record { ..Record::new(setup.id.as_str(), ProcessId::of(std::process::id())?) };
+        let store = Arc::new(StateStore::create(&setup.paths.sandbox(&setup.id), record)?);
+        let ledger = Ledger::new(store.clone());
+        let prepared = async {
+            let vm_dir = setup.paths.vm(&setup.id);
+            make_vm_dir(&vm_dir, &ledger)?;
+            let share_paths = setup.paths.share(&setup.id);
+            let share = ShareFs::create(&setup.config.hypervisor, share_paths, &vm_dir, &ledger).await?;
+            let spec = boot::vm_spec(&setup.config, &setup.id, bundle, &share, vm_dir, boot::Host::look());
+            store.update(|record| describe(record, &setup, &share, &spec))?;
+            Ok::<_, Error>((share, spec))
+        };
+        let (share, spec) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                release(&ledger, &store).await;
+                return Err(error.context(format!("create sandbox {}", setup.id)));
+            }
+        };
+        phase("sandbox-create", began);
+        Ok(Arc::new(Self {
+            setup,
+            store,
+            ledger,
+            share,
+            vm_spec: SyncMutex::new(Some(spec)),
+            running: OnceLock::new(),
+            containers: SyncMutex::default(),
+            monitor: SyncMutex::default(),
+            stopped: OnceCell::new(),
+            stopping: Mutex::default(),
+        }))
+    }
+
+    /// Boots the VM and makes the sandbox in the guest. On failure everything is released.
+    pub async fn start(self: &Arc<Self>) -> Result<()> {
+        match self.boot().await {
+            Ok(running) => {
+                let exited = running.vm.exited();
+                if self.running.set(running).is_err() {
+                    return Err(Error::precondition(format!(
+                        "sandbox {} was started already",
+                        self.setup.id
+                    )));
+                }
+                *lock(&self.monitor) = Some(tokio::spawn(monitor::watch(Arc::downgrade(self), exited)));
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(error) = self.stop().await {
+                    tracing::warn!(%error, "a failed start leaves something behind");
+                }
+                Err(error.context(format!("start sandbox {}", self.setup.id)))
+            }
+        }
+    }
+
+    async fn boot(&self) -> Result<Running> {
+        let spec = lock(&self.vm_spec).take();
+        let spec = spec.ok_or_else(|| Error::precondition("the sandbox was started already"))?;
+        let began = Instant::now();
+        let vm = self.setup.hypervisor.boot(spec, &self.ledger).await?;
+        phase("vm-start", began);
+        let began = Instant::now();
+        match self.greet(&*vm).await {
+            Ok(agent) => {
+                phase("guest-boot", began);
+                Ok(Running { vm, agent: Arc::new(agent) })
+            }
+            Err(error) => {
+                if let Err(error) = vm.stop().await {
+                    tracing::warn!(%error, "the VM of a failed start does not end");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reaches the agent and makes the sandbox there; does not go on waiting for a VM that has ended.
+    async fn greet(&self, vm: &dyn Vm) -> Result<AgentClient> {
+        let address = vm.agent_address();
+        self.store.update(|record| {
+            record.hypervisor_state.pid = vm.pid();
+            record.agent_state.url = format!("{address}:{}", guest::AGENT_PORT);
+            record.state = "running".into();
+        })?;
+        let greeting = async {
+            let agent = AgentClient::connect(address, &self.setup.config.agent).await?;
+            agent.create_sandbox(&self.guest_sandbox()).await?;
+            Ok(agent)
+        };
+        let mut exited = vm.exited();
+        tokio::select! {
+            agent = greeting => agent,
+            exit = exited.wait_for(Option::is_some) => {
+                let reason = exit.ok().and_then(|exit| exit.as_ref().map(|exit| exit.reason.clone())).unwrap_or_default();
+                Err(Error::unavailable(format!("the VM ended while it booted: {reason}")))
+            }
+        }
+    }
+
+    fn guest_sandbox(&self) -> CreateSandboxRequest {
+        let shm = GuestStorage {
+            driver: guest::DRIVER_EPHEMERAL.into(),
+            source: "shm".into(),
+            fstype: "tmpfs".into(),
+            options: ["noexec", "nosuid", "nodev", "mode=1777"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([format!("size={SHM_BYTES}")])
+                .collect(),
+            mount_point: guest::SHM_DIR.into(),
+            ..Default::default()
+        };
+        CreateSandboxRequest {
+            sandbox_id: self.setup.id.to_string(),
+            storages: vec![self.share.guest_mount(), shm],
+            kernel_modules: self
+                .setup
+                .config
+                .agent
+                .kernel_modules
+                .iter()
+                .map(|line| kernel_module(line))
+                .collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Makes a container in the running sandbox. On failure nothing of it is left.
+    pub async fn create_container(&self, request: CreateContainer) -> Result<Arc<Container>> {
+        let CreateContainer { id, bundle, rootfs, stdio } = request;
+        let running = self.running()?;
+        self.reserve(&id)?;
+        let made = self.make_container(&id, &bundle, &rootfs, &stdio, running).await;
+        let mut containers = lock(&self.containers);
+        match made {
+            Ok(container) => {
+                containers.insert(id.to_string(), Some(container.clone()));
+                drop(containers);
+                let (container_id, pid) = (id.to_string(), running.vm.pid());
+                self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
+                Ok(container)
+            }
+            Err(error) => {
+                containers.remove(id.as_str());
+                Err(error.context(format!("create container {id}")))
+            }
+        }
+    }
+
+    async fn make_container(
+        &self,
+        id: &ContainerId,
+        bundle: &Bundle,
+        rootfs: &[RootfsMount],
+        stdio: &Stdio,
+        running: &Running,
+    ) -> Result<Arc<Container>> {
+        let began = Instant::now();
+        let storage = self.prepare_storage(id, bundle, rootfs).await?;
+        phase("storage", began);
+        let began = Instant::now();
+        let owner =
+            Owner { agent: running.agent.clone(), events: self.setup.events.clone(), pid: running.vm.pid() };
+        let seccomp = !self.setup.config.runtime.disable_guest_seccomp;
+        let made = Container::create(id.clone(), bundle, stdio.clone(), storage, seccomp, owner).await;
+        phase("container-create", began);
+        let container = match made {
+            Ok(container) => container,
+            Err((error, mut storage)) => {
+                let released = spawn_blocking(move || storage.release()).await;
+                if let Ok(Err(error)) = released {
+                    tracing::warn!(%error, "a failed container leaves something for the sandbox's end");
+                }
+                return Err(error);
+            }
+        };
+        let config = ContainerConfig { id: id.to_string(), rootfs: bundle.rootfs().display().to_string() };
+        self.store.update(|record| record.config.container_configs.push(config))?;
+        Ok(container)
+    }
+
+    async fn prepare_storage(
+        &self,
+        id: &ContainerId,
+        bundle: &Bundle,
+        rootfs: &[RootfsMount],
+    ) -> Result<Storage> {
+        // Snapshotters may sit on network file systems; they block a thread of their own.
+        tokio::task::block_in_place(|| Storage::prepare(id, bundle, rootfs, &self.share, &self.ledger))
+    }
+
+    /// The container of that name.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        lock(&self.containers)
+            .get(id)
+            .and_then(Option::as_ref)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("container {id}")))
+    }
+
+    /// Removes a container that does not run. FailedPrecondition if it does.
+    pub async fn delete_container(&self, id: &str) -> Result<Exit> {
+        let container = self.container(id)?;
+        let exit = container.delete().await.with_context(|| format!("delete container {id}"))?;
+        lock(&self.containers).remove(id);
+        self.store.update(|record| record.config.container_configs.retain(|container| container.id != id))?;
+        Ok(exit)
+    }
+
+    /// The hypervisor's process; 0 before the VM runs.
+    pub fn pid(&self) -> u32 {
+        self.running.get().map_or(0, |running| running.vm.pid())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        lock(&self.containers).is_empty()
+    }
+
+    /// Ends the VM and gives everything back. Idempotent; a second caller waits for the first.
+    pub async fn stop(&self) -> Result<()> {
+        let _one = self.stopping.lock().await;
+        if self.stopped.initialized() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if let Some(monitor) = lock(&self.monitor).take() {
+            monitor.abort();
+        }
+        if let Some(running) = self.running.get() {
+            if running.vm.exited().borrow().is_none() {
+                running.agent.destroy_sandbox().await;
+            }
+            if let Err(error) = running.vm.stop().await {
+                // The ledger knows the process too and ends it by force.
+                tracing::warn!(%error, "the VM does not end");
+            }
+        }
+        if let Some(daemon) = self.share.daemon()
+            && let Err(error) = daemon.end(std::time::Duration::ZERO).await
+        {
+            tracing::warn!(%error, "the share's daemon does not end");
+        }
+        let (ledger, store) = (self.ledger.clone(), self.store.clone());
+        spawn_blocking(move || ledger.release_all().and_then(|()| store.remove()))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))?
+            .with_context(|| format!("stop sandbox {}", self.setup.id))?;
+        let _ = self.stopped.set(());
+        phase("sandbox-stop", began);
+        Ok(())
+    }
+
+    /// The VM has ended by itself: so has all that ran in it.
+    pub(crate) fn guest_died(&self, code: u32) {
+        for container in lock(&self.containers).values().flatten() {
+            container.guest_died(code);
+        }
+    }
+
+    fn running(&self) -> Result<&Running> {
+        let running = self.running.get();
+        running
+            .filter(|running| running.vm.exited().borrow().is_none() && !self.stopped.initialized())
+            .ok_or_else(|| Error::precondition(format!("sandbox {} does not run", self.setup.id)))
+    }
+
+    fn reserve(&self, id: &ContainerId) -> Result<()> {
+        let mut containers = lock(&self.containers);
+        if containers.contains_key(id.as_str()) {
+            return Err(Error::already_exists(format!("container {id}")));
+        }
+        containers.insert(id.to_string(), None);
+        Ok(())
+    }
+
+    fn tell(&self, event: Event) {
+        let _ = self.setup.events.send(event); // Nobody may be listening any more.
+    }
+}
+
+/// Makes the VM's directory, whose contents all belong to the VM.
+fn make_vm_dir(dir: &Path, ledger: &Ledger) -> Result<()> {
+    let make = || format!("create {}", dir.display());
+    if let Some(parent) = dir.parent() {
+        DirBuilder::new().recursive(true).mode(0o711).create(parent).with_context(make)?;
+    }
+    ledger.claim(Resource::Tree { path: dir.into() })?;
+    DirBuilder::new().mode(0o700).create(dir).with_context(make)
+}
+
+/// What outsiders read of the sandbox.
+fn describe(record: &mut Record, setup: &Setup, share: &ShareFs, spec: &VmSpec) {
+    record.own.config_path = setup.config.path.clone();
+    record.hypervisor_state.kind = setup.config.hypervisor_name().into();
+    record.config.hypervisor_type = setup.config.hypervisor_name().into();
+    record.hypervisor_state.virtiofs_daemon_pid = share.daemon().map_or(0, |daemon| daemon.pid());
+    if let NetworkNamespace::Path(path) = &spec.network {
+        record.network.network_id = path.display().to_string();
+    }
+}
+
+/// Gives back what a failed create claimed.
+async fn release(ledger: &Ledger, store: &Arc<StateStore>) {
+    let (ledger, store) = (ledger.clone(), store.clone());
+    let released = spawn_blocking(move || ledger.release_all().and_then(|()| store.remove())).await;
+    if let Ok(Err(error)) = released {
+        tracing::warn!(%error, "a failed create leaves something behind; `delete` tries again");
+    }
+}
+
+/// A module and its parameters, from one line of the configuration.
+fn kernel_module(line: &str) -> KernelModule {
+    let mut words = line.split_whitespace().map(str::to_owned);
+    KernelModule { name: words.next().unwrap_or_default(), parameters: words.collect(), ..Default::default() }
+}
+
+/// Where the time of a start goes, for people and for the bench.
+fn phase(name: &str, began: Instant) {
+    tracing::debug!(phase = name, ms = began.elapsed().as_secs_f64() * 1e3, "phase");
+}
+
+fn lock<T>(mutex: &SyncMutex<T>) -> MutexGuard<'_, T> {
+    // Maps and options that every user leaves whole: a panic elsewhere is no reason to stop here.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,112 @@
+//! The host directory that the guest sees: one device, maybe one daemon, and bind mounts.
+//!
+//! Everything shared is bound below `mounts`, which is a shared mount; the guest is given `shared`, a read-only slave
+//! view of it. So the guest cannot change the layout, and what is bound later shows up by propagation, also in the
+//! mount namespace of a jailed daemon.
+
+mod bind;
+mod virtiofsd;
+
+use std::path::{Path, PathBuf};
+
+use protocols::{agent::Storage, guest};
+
+pub(crate) use bind::Access;
+
+use crate::{
+    child::Child,
+    config::{HypervisorConfig, SharedFs},
+    error::Result,
+    ledger::{Ledger, Resource},
+    paths::SharePaths,
+    vm::{Device, MemoryKind},
+};
+
+/// The shared tree of one sandbox. Sharing is the same whatever the kind.
+#[derive(Debug)]
+pub(crate) struct ShareFs {
+    kind: Kind,
+    paths: SharePaths,
+    ledger: Ledger,
+}
+
+#[derive(Debug)]
+enum Kind {
+    VirtioFs { daemon: Child, socket: PathBuf, queue_size: u32 },
+    NineP { msize: u32 },
+}
+
+impl ShareFs {
+    /// Makes the tree and starts what serves it. `vm_dir` takes the daemon's socket. What was made stays claimed on
+    /// failure.
+    pub async fn create(
+        config: &HypervisorConfig,
+        paths: SharePaths,
+        vm_dir: &Path,
+        ledger: &Ledger,
+    ) -> Result<Self> {
+        bind::make_tree(&paths, ledger)?;
+        let kind = match config.shared_fs {
+            SharedFs::VirtioFs => {
+                let socket = vm_dir.join("vhost-fs.sock");
+                let daemon = virtiofsd::start(config, &paths.shared(), &socket, ledger).await?;
+                Kind::VirtioFs { daemon, socket, queue_size: config.virtio_fs_queue_size }
+            }
+            SharedFs::Virtio9p => Kind::NineP { msize: config.msize_9p },
+        };
+        Ok(Self { kind, paths, ledger: ledger.clone() })
+    }
+
+    /// The device through which the guest reaches the tree.
+    pub fn device(&self) -> Device {
+        let tag = guest::SHARE_TAG.to_owned();
+        match &self.kind {
+            Kind::VirtioFs { socket, queue_size, .. } => {
+                Device::VirtioFs { tag, socket: socket.clone(), queue_size: *queue_size }
+            }
+            Kind::NineP { .. } => Device::NineP { tag, path: self.paths.shared() },
+        }
+    }
+
+    /// Where the guest's memory must live for that device.
+    pub fn memory(&self) -> MemoryKind {
+        match self.kind {
+            Kind::VirtioFs { .. } => MemoryKind::Shared,
+            Kind::NineP { .. } => MemoryKind::Private,
+        }
+    }
+
+    /// How the guest mounts the tree.
+    pub fn guest_mount(&self) -> Storage {
+        let (driver, fstype, options) = match &self.kind {
+            Kind::VirtioFs { .. } => (guest::DRIVER_VIRTIOFS, "virtiofs", vec!["nodev".into()]),
+            Kind::NineP { msize } => {
+                let options = format!("trans=virtio,version=9p2000.L,cache=mmap,nodev,msize={msize}");
+                (guest::DRIVER_9P, "9p", options.split(',').map(str::to_owned).collect())
+            }
+        };
+        Storage {
+            driver: driver.into(),
+            source: guest::SHARE_TAG.into(),
+            fstype: fstype.into(),
+            options,
+            mount_point: guest::SHARE_DIR.into(),
+            ..Default::default()
+        }
+    }
+
+    /// The daemon that serves the tree, if there is one.
+    pub fn daemon(&self) -> Option<&Child> {
+        match &self.kind {
+            Kind::VirtioFs { daemon, .. } => Some(daemon),
+            Kind::NineP { .. } => None,
+        }
+    }
+
+    /// Makes `source`, a directory or file, visible in the guest as `name`, a relative path. Returns the guest's path
+    /// and what was claimed, oldest first.
+    pub fn share(&self, source: &Path, name: &Path, access: Access) -> Result<(PathBuf, Vec<Resource>)> {
+        let claims = bind::bind(&self.paths, source, name, access, &self.ledger)?;
+        Ok((Path::new(guest::SHARE_DIR).join(name), claims))
+    }
+}

@@ -1,0 +1,12 @@
+//! What is remembered of a sandbox on disk.
+
+mod pid;
+mod record;
+mod resource;
+mod store;
+
+pub use pid::ProcessId;
+pub(crate) use pid::{pidfd_open, pidfd_signal, watch_pidfd};
+pub use record::{ContainerConfig, Record};
+pub use resource::Resource;
+pub use store::StateStore;

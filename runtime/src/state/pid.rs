@@ -1,0 +1,125 @@
+//! A process remembered beyond its life: pid and start time, so that a reused pid is never taken for ours.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Context, Error, Result};
+
+/// A process, by pid and start time in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub pid: u32,
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// The process that has this pid now.
+    pub fn of(pid: u32) -> Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("read /proc/{pid}/stat"))?;
+        let start_time = start_time(&stat)
+            .ok_or_else(|| Error::internal(format!("/proc/{pid}/stat has no start time")))?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Whether this very process still runs. A zombie has ended: it holds nothing but its exit code.
+    pub fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        stat.is_ok_and(|stat| start_time(&stat) == Some(self.start_time) && state(&stat) != Some("Z"))
+    }
+
+    /// Kills the process and waits until it has ended; success if it is gone already or its pid is another's.
+    pub(super) fn kill_and_wait(&self, deadline: Duration) -> Result<()> {
+        let pidfd = match pidfd_open(self.pid) {
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(()),
+            other => other.context("pidfd_open")?,
+        };
+        // Checked after the pidfd is held: from here on the pid cannot become another process's.
+        if !self.is_alive() {
+            return Ok(());
+        }
+        match pidfd_kill(&pidfd) {
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(()),
+            other => other.context("pidfd_send_signal")?,
+        }
+        let timeout = PollTimeout::try_from(deadline).expect("a deadline of seconds fits");
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => Err(Error::deadline(format!("process {} survives SIGKILL for {deadline:?}", self.pid))),
+            other => other.map(|_| ()).map_err(Error::from),
+        }
+    }
+}
+
+/// Fields of `/proc/<pid>/stat` after the command name, which may itself hold spaces and parentheses.
+fn fields(stat: &str) -> Option<std::str::SplitWhitespace<'_>> {
+    Some(stat.get(stat.rfind(')')? + 1..)?.split_whitespace())
+}
+
+fn state(stat: &str) -> Option<&str> {
+    fields(stat)?.next()
+}
+
+fn start_time(stat: &str) -> Option<u64> {
+    fields(stat)?.nth(19)?.parse().ok()
+}
+
+/// A handle on a process that stays valid when the pid is reused.
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid as nix::libc::pid_t, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor to us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Readable once the process has ended.
+pub(crate) fn watch_pidfd(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps the same open descriptor for as long as it lives, which is what the call asks for.
+    Ok(unsafe { AsyncFd::register(pidfd) }?)
+}
+
+/// Sends SIGKILL through a pidfd.
+pub(crate) fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<()> {
+    pidfd_signal(pidfd, nix::libc::SIGKILL)
+}
+
+/// Sends a signal through a pidfd.
+pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let info = std::ptr::null::<nix::libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the length of the call, and a null siginfo asks for the default.
+    let done =
+        unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_shift_the_fields() {
+        let stat = "7 (a) b) R 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        assert_eq!(start_time(stat), Some(4242));
+        assert_eq!(state(stat), Some("R"));
+        assert_eq!(start_time("garbage"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_start_time_is_not() {
+        let me = ProcessId::of(std::process::id()).unwrap();
+        assert!(me.is_alive());
+        assert!(!ProcessId { start_time: me.start_time + 1, ..me }.is_alive());
+    }
+}

@@ -1,0 +1,157 @@
+//! The copy loops between the host's streams and a guest process.
+//!
+//! Output is pulled: a block is asked for when the one before it has been written, so a slow reader on the host slows
+//! the process in the guest and nothing piles up between them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{
+    HostStreams,
+    stream::{InputStream, OutputStream},
+};
+use crate::agent::{AgentClient, GuestProcess, Output};
+
+/// One read from the guest. Large enough that a round trip per block does not show, well below the 4 MiB of a message.
+const BLOCK: usize = 256 << 10;
+/// One write to the guest's stdin.
+const INPUT_BLOCK: usize = 64 << 10;
+/// A reader on the host that takes nothing for so long does not hold back the news of a process's end.
+const STALL: Duration = Duration::from_secs(1);
+
+/// How far the output of a process has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Flowing,
+    /// Nobody on the host reads.
+    Stalled,
+    Drained,
+}
+
+/// The running copy loops of one process. Dropping them ends them.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    outputs: Vec<watch::Receiver<Progress>>,
+    input: Option<JoinHandle<()>>,
+    tasks: JoinSet<()>,
+}
+
+impl Copying {
+    pub fn start(agent: &Arc<AgentClient>, process: &GuestProcess, streams: HostStreams) -> Self {
+        let mut copying = Self { outputs: Vec::new(), input: None, tasks: JoinSet::new() };
+        let outputs = [(Output::Stdout, Some(streams.stdout)), (Output::Stderr, streams.stderr)];
+        for (output, stream) in outputs.into_iter().filter_map(|(output, stream)| Some((output, stream?))) {
+            let (sender, progress) = watch::channel(Progress::Flowing);
+            copying.outputs.push(progress);
+            copying.tasks.spawn(copy_out(agent.clone(), process.clone(), output, stream, sender));
+        }
+        let (agent, process) = (agent.clone(), process.clone());
+        copying.input = match streams.stdin {
+            Some(stdin) => Some(tokio::spawn(copy_in(agent, process, stdin))),
+            // As from /dev/null; but the end of a terminal's input would hang it up.
+            None if !streams.terminal => Some(tokio::spawn(async move { end_input(&agent, &process).await })),
+            None => None,
+        };
+        copying
+    }
+
+    /// Ends the input loop: the process reads no more.
+    pub fn end_input(&mut self) {
+        if let Some(input) = self.input.take() {
+            input.abort();
+        }
+    }
+
+    /// Waits until each output is drained or has nobody who takes it.
+    pub async fn settled(&mut self) {
+        for progress in &mut self.outputs {
+            // An error means that the loop is gone, and with it all that could still come.
+            let _ = progress.wait_for(|progress| *progress != Progress::Flowing).await;
+        }
+    }
+
+    /// Waits for what is still on its way, but not for a reader that takes nothing.
+    pub async fn drain(mut self, patience: Duration) {
+        let _ = timeout(patience, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.end_input();
+    }
+}
+
+async fn copy_out(
+    agent: Arc<AgentClient>,
+    process: GuestProcess,
+    output: Output,
+    mut stream: OutputStream,
+    progress: watch::Sender<Progress>,
+) {
+    // A failed read is the end as well: a closed pty, a process that was forgotten, a guest that died.
+    while let Ok(block) = agent.read(&process, output, BLOCK as u32).await
+        && !block.is_empty()
+    {
+        if let Err(error) = write_all(&mut stream, &block, &progress).await {
+            tracing::warn!(%error, container = process.container, ?output, "output is lost: the stream is broken");
+            break;
+        }
+    }
+    let _ = progress.send(Progress::Drained);
+}
+
+async fn write_all(
+    stream: &mut OutputStream,
+    mut bytes: &[u8],
+    progress: &watch::Sender<Progress>,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = {
+            let write = stream.write(bytes);
+            tokio::pin!(write);
+            tokio::select! {
+                written = &mut write => written?,
+                () = sleep(STALL) => {
+                    let _ = progress.send(Progress::Stalled);
+                    let written = write.await?;
+                    let _ = progress.send(Progress::Flowing);
+                    written
+                }
+            }
+        };
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+async fn copy_in(agent: Arc<AgentClient>, process: GuestProcess, mut stream: InputStream) {
+    let mut buffer = vec![0; INPUT_BLOCK];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(length) => {
+                if let Err(error) = agent.write_stdin(&process, buffer[..length].to_vec()).await {
+                    tracing::debug!(%error, container = process.container, "the process takes no more input");
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, container = process.container, "input ends: the stream is broken");
+                break;
+            }
+        }
+    }
+    end_input(&agent, &process).await;
+}
+
+async fn end_input(agent: &AgentClient, process: &GuestProcess) {
+    if let Err(error) = agent.close_stdin(process).await {
+        tracing::debug!(%error, container = process.container, "the process had no input to close");
+    }
+}

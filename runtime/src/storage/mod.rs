@@ -1,0 +1,114 @@
+//! How the root file system and the mounts of a spec reach the guest.
+
+mod rootfs;
+mod volume;
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::Mount;
+use protocols::guest;
+
+pub use rootfs::RootfsMount;
+
+use crate::{
+    bundle::Bundle,
+    error::{Context, Result},
+    ids::ContainerId,
+    ledger::{Ledger, Resource},
+    paths::SharePaths,
+    share_fs::{Access, ShareFs},
+};
+use volume::Route;
+
+/// What a container has on the host, and where the guest finds it.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    /// The root file system in the guest.
+    pub guest_root: PathBuf,
+    /// The spec's mounts as the guest is to make them.
+    pub mounts: Vec<Mount>,
+    claims: Vec<Resource>,
+    ledger: Ledger,
+}
+
+impl Storage {
+    /// Mounts and shares everything. What was made before a failure is released. Blocks.
+    pub fn prepare(
+        id: &ContainerId,
+        bundle: &Bundle,
+        rootfs: &[RootfsMount],
+        share: &ShareFs,
+        ledger: &Ledger,
+    ) -> Result<Self> {
+        let mut storage = Self {
+            guest_root: PathBuf::new(),
+            mounts: Vec::new(),
+            claims: Vec::new(),
+            ledger: ledger.clone(),
+        };
+        match storage.fill(id, bundle, rootfs, share) {
+            Ok(()) => Ok(storage),
+            Err(error) => {
+                if let Err(error) = storage.release() {
+                    tracing::warn!(%error, "failed storage leaves something for the sandbox's end");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(
+        &mut self,
+        id: &ContainerId,
+        bundle: &Bundle,
+        rootfs: &[RootfsMount],
+        share: &ShareFs,
+    ) -> Result<()> {
+        let root = bundle.rootfs();
+        rootfs::mount_all(rootfs, &root, &self.ledger, &mut self.claims)?;
+        let (guest_root, claims) =
+            share.share(&root, &SharePaths::rootfs_name(id), Access::ReadWrite).context("root.path")?;
+        self.claims.extend(claims);
+        self.guest_root = guest_root;
+        for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
+            let mount = self.route(id, mount, index, share).with_context(|| {
+                format!("mounts[{index}] ({} on {})", source(mount).display(), mount.destination().display())
+            })?;
+            self.mounts.push(mount);
+        }
+        Ok(())
+    }
+
+    fn route(&mut self, id: &ContainerId, mount: &Mount, index: usize, share: &ShareFs) -> Result<Mount> {
+        let mut mount = mount.clone();
+        match Route::of(&mount)? {
+            Route::AsIs => {}
+            Route::Shm => {
+                mount.set_typ(Some("bind".into()));
+                mount.set_source(Some(guest::SHM_DIR.into()));
+                mount.set_options(Some(vec!["rbind".into()]));
+            }
+            Route::Share(access) => {
+                let name = volume::share_name(id, index, mount.destination());
+                let (guest_path, claims) = share.share(&source(&mount), &name, access)?;
+                self.claims.extend(claims);
+                mount.set_typ(Some("bind".into()));
+                mount.set_source(Some(guest_path));
+            }
+        }
+        Ok(mount)
+    }
+
+    /// Takes everything away again. Idempotent. Blocks.
+    pub fn release(&mut self) -> Result<()> {
+        while let Some(claim) = self.claims.last() {
+            self.ledger.release(claim)?;
+            self.claims.pop();
+        }
+        Ok(())
+    }
+}
+
+fn source(mount: &Mount) -> PathBuf {
+    mount.source().clone().unwrap_or_default()
+}

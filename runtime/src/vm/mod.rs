@@ -1,0 +1,46 @@
+//! The seam between the engine and a hypervisor: a backend boots a [`VmSpec`] into a [`Vm`].
+
+mod spec;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use crate::agent::AgentAddr;
+use crate::{error::Result, ledger::Ledger};
+
+pub use spec::{Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, VmSize, VmSpec};
+
+/// A hypervisor backend. Object-safe: the engine never knows which one it has.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Starts a VM. Returns when the guest is about to run; the agent may still be booting. Whatever is made on the
+    /// host is claimed in `ledger` first, and a failed boot leaves its claims there for the caller's release walk.
+    async fn boot(&self, spec: VmSpec, ledger: &Ledger) -> Result<Arc<dyn Vm>>;
+}
+
+/// A running VM.
+#[async_trait]
+pub trait Vm: Send + Sync {
+    /// The hypervisor process: what containerd reports as the task's pid, and whose `/proc/<pid>/ns/net` is the
+    /// sandbox's network namespace.
+    fn pid(&self) -> u32;
+
+    /// Where the agent will answer.
+    fn agent_address(&self) -> AgentAddr;
+
+    /// Becomes `Some` when the VM has ended, for whatever reason; stays so.
+    fn exited(&self) -> watch::Receiver<Option<VmExit>>;
+
+    /// Ends the VM and its helper processes; orderly if it answers, by force within a bounded time if not.
+    /// Idempotent.
+    async fn stop(&self) -> Result<()>;
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmExit {
+    /// For people: exit status or signal, and the last lines the hypervisor printed if they say why.
+    pub reason: String,
+}

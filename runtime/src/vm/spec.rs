@@ -1,0 +1,109 @@
+//! Plain description of a VM and of one device: the same for cold and hot plug. No handles, no decisions.
+
+use std::path::PathBuf;
+
+use crate::ids::SandboxId;
+
+/// Memory in MiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MiB(pub u64);
+
+impl MiB {
+    pub const fn bytes(self) -> u64 {
+        self.0 << 20
+    }
+}
+
+/// Everything a backend needs to boot one VM.
+#[derive(Debug, Clone)]
+pub struct VmSpec {
+    pub id: SandboxId,
+    /// The VM's own directory on the host, which exists and is removed by its maker; sockets go here.
+    pub dir: PathBuf,
+    pub size: VmSize,
+    pub boot: Boot,
+    pub memory: MemoryKind,
+    pub devices: Vec<Device>,
+    pub channel: Channel,
+    pub network: NetworkNamespace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmSize {
+    /// vCPUs at boot.
+    pub vcpus: u32,
+    /// Ceiling for hot plug; equal to `vcpus` when nothing will be plugged.
+    pub max_vcpus: u32,
+    /// Memory at boot.
+    pub memory: MiB,
+    /// Ceiling for hot plug; equal to `memory` when nothing will be plugged.
+    pub max_memory: MiB,
+    /// Hot-plug slots for memory.
+    pub memory_slots: u32,
+}
+
+/// Where guest memory lives on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// Anonymous, private to the hypervisor process.
+    Private,
+    /// Shared, so that vhost-user devices can map it.
+    Shared,
+}
+
+/// What the VM starts from.
+#[derive(Debug, Clone)]
+pub enum Boot {
+    Kernel {
+        kernel: PathBuf,
+        rootfs: GuestRootfs,
+        /// Appended to the backend's own parameters; later words win in the kernel.
+        parameters: Vec<String>,
+    },
+}
+
+/// The guest's own root file system.
+#[derive(Debug, Clone)]
+pub enum GuestRootfs {
+    Initrd(PathBuf),
+    /// A disk image whose first partition holds a file system of this type.
+    Image {
+        path: PathBuf,
+        fstype: String,
+    },
+}
+
+/// A device of the VM. Backends describe each exactly once, whether it is there at boot or plugged later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// Entropy from a host file.
+    Rng { source: PathBuf },
+    /// The guest's console.
+    Console,
+    /// A directory served by a vhost-user daemon that listens on `socket`.
+    VirtioFs { tag: String, socket: PathBuf, queue_size: u32 },
+    /// A directory served by the hypervisor itself over 9p.
+    NineP { tag: String, path: PathBuf },
+}
+
+/// How bytes reach the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// The host kernel's vhost-vsock; the backend picks and holds a free CID.
+    Vsock,
+    /// A vhost-user vsock device with a helper process; needs [`MemoryKind::Shared`].
+    VhostUserVsock,
+    /// One virtio-serial port that carries multiplexed streams.
+    Serial,
+}
+
+/// The network namespace in which the hypervisor process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// That of the caller.
+    Host,
+    /// A fresh one that lives as long as the process.
+    New,
+    /// An existing one.
+    Path(PathBuf),
+}
