@@ -1,1 +1,5 @@
-//! integration
+//! Fakes, and what the tests that cross crates stand on.
+
+pub mod containerd;
+pub mod environment;
+pub mod terminal;

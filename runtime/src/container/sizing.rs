@@ -44,7 +44,7 @@ pub(crate) fn vm_size(config: &HypervisorConfig, workload: Workload, host_cpus: 
     .max(1);
     let default = match config.default_vcpus {
         negative if negative < 0.0 => f64::from(host_cpus),
-        zero if zero == 0.0 => 1.0,
+        0.0 => 1.0,
         cpus => cpus,
     };
     let vcpus = ((default + workload.cpus).ceil() as u32).clamp(1, limit);

@@ -154,3 +154,83 @@ fn read_only(path: &Path) -> Result<()> {
 fn create(path: &Path) -> String {
     format!("create {}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        ids::SandboxId,
+        paths::Paths,
+        state::{ProcessId, Record, StateStore},
+    };
+
+    /// A tree below a temporary directory, or `None` without the right to mount.
+    fn tree() -> Option<(tempfile::TempDir, SharePaths, Ledger)> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let id = SandboxId::new("s1").unwrap();
+        let paths = Paths::under(root.path());
+        let record = Record::new("s1", ProcessId::of(std::process::id()).unwrap());
+        let ledger = Ledger::new(Arc::new(StateStore::create(&paths.sandbox(&id), record).unwrap()));
+        let share = paths.share(&id);
+        make_tree(&share, &ledger).unwrap();
+        Some((root, share, ledger))
+    }
+
+    fn mounts_below(root: &Path) -> usize {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point).starts_with(root)))
+            .count()
+    }
+
+    #[test]
+    fn what_is_bound_shows_in_the_view_and_goes_again() {
+        let Some((root, share, ledger)) = tree() else { return };
+        let source = root.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), "text").unwrap();
+
+        bind(&share, &source, Path::new("c1/rootfs"), Access::ReadWrite, &ledger).unwrap();
+        let seen = share.shared().join("c1/rootfs");
+        assert_eq!(fs::read_to_string(seen.join("file")).unwrap(), "text");
+        fs::write(seen.join("new"), "from the guest").unwrap();
+        assert!(source.join("new").exists());
+        assert!(fs::write(share.shared().join("new"), "").is_err(), "the view's own layout is read-only");
+
+        bind(&share, &source, Path::new("v1"), Access::ReadOnly, &ledger).unwrap();
+        assert!(fs::write(share.shared().join("v1/new"), "").is_err(), "a read-only share is so on the host");
+        bind(&share, &source.join("file"), Path::new("f1"), Access::ReadWrite, &ledger).unwrap();
+        assert_eq!(fs::read_to_string(share.shared().join("f1")).unwrap(), "text");
+
+        ledger.release_all().unwrap();
+        assert_eq!(mounts_below(root.path()), 0);
+        assert!(!share.root().exists() && source.join("file").exists());
+    }
+
+    #[test]
+    fn a_failed_share_leaves_nothing_and_no_name_climbs_out() {
+        let Some((root, share, ledger)) = tree() else { return };
+        let before = mounts_below(root.path());
+        assert!(
+            bind(&share, Path::new("/nonexistent"), Path::new("c1/rootfs"), Access::ReadOnly, &ledger)
+                .is_err()
+        );
+        assert!(!share.mounts().join("c1").exists());
+        for name in ["../x", "/x", "a/../../x", ""] {
+            assert!(
+                bind(&share, root.path(), Path::new(name), Access::ReadWrite, &ledger).is_err(),
+                "{name}"
+            );
+        }
+        assert_eq!(mounts_below(root.path()), before);
+        ledger.release_all().unwrap();
+        assert_eq!(mounts_below(root.path()), 0);
+    }
+}

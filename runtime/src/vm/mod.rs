@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use protocols::guest::SERIAL_PORT_NAME;
 pub use crate::agent::AgentAddr;
 use crate::{error::Result, ledger::Ledger};
 

@@ -1,0 +1,298 @@
+//! A private containerd: own root, state and socket, and `ctr` to drive it. Gone without a trace when dropped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::environment::Environment;
+
+pub const IMAGE: &str = "docker.io/library/kata-busybox:latest";
+/// How long one `ctr` command may take: a cold VM under emulation on a busy machine, and then some.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Which runtime a container runs with.
+#[derive(Debug, Clone)]
+pub enum Runtime {
+    Runc,
+    /// Ours, with a configuration file.
+    Kata(PathBuf),
+}
+
+/// A running containerd and its namespace.
+pub struct Containerd {
+    dir: TempDir,
+    process: Child,
+    programs: Option<PathBuf>,
+    namespace: String,
+    env: Environment,
+}
+
+/// What a finished command said.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Finished {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).replace("\r\n", "\n")
+    }
+}
+
+impl Containerd {
+    /// Starts the containerd on `PATH`, or the one in `programs`, and imports the image.
+    pub fn start(env: &Environment, programs: Option<PathBuf>) -> Self {
+        let dir =
+            tempfile::Builder::new().prefix("kt.").tempdir_in("/run").expect("make a folder below /run");
+        let config = dir.path().join("config.toml");
+        let path = dir.path().display();
+        fs::write(
+            &config,
+            format!(
+                "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
+                 disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+                 \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\"]\n\
+                 [grpc]\naddress = \"{path}/c.sock\"\n[debug]\nlevel = \"debug\"\n"
+            ),
+        )
+        .expect("write the configuration");
+        let log = fs::File::create(dir.path().join("log")).expect("make the log");
+        let program = programs.as_deref().map_or("containerd".into(), |dir| dir.join("containerd"));
+        let search = format!(
+            "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            env.programs().display(),
+            programs.as_deref().unwrap_or(Path::new("/usr/bin")).display()
+        );
+        let process = Command::new(program)
+            .arg("--config")
+            .arg(&config)
+            .env("PATH", search)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start containerd");
+        let namespace = format!("kt{}", process.id());
+        let containerd = Self { dir, process, programs, namespace, env: env.clone() };
+        containerd.wait_for("containerd to answer", || containerd.ctr(["version"]).code == 0);
+        let image = containerd.env.image();
+        let imported = containerd.ctr(["images", "import", &image.display().to_string()]);
+        assert_eq!(imported.code, 0, "import the image: {}", imported.stderr);
+        containerd
+    }
+
+    /// Waits for a fact that only asking tells.
+    pub fn wait_for(&self, what: &str, mut fact: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !fact() {
+            assert!(began.elapsed() < Duration::from_secs(60), "waited in vain for {what}\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Containerd's and the shims' log.
+    pub fn log_of_all(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The end of that log.
+    pub fn log(&self) -> String {
+        let log = self.log_of_all();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// A scratch folder that goes with it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A `ctr` command to be started.
+    pub fn command<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let program = self.programs.as_deref().map_or("ctr".into(), |dir| dir.join("ctr"));
+        let mut command = Command::new(program);
+        command.arg("--address").arg(self.dir.path().join("c.sock")).args(["--namespace", &self.namespace]);
+        command.args(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        command
+    }
+
+    pub fn ctr<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
+        finish(self.command(args), b"")
+    }
+
+    /// The arguments of `ctr run` up to the command.
+    pub fn run_args(&self, runtime: &Runtime, options: &[&str], id: &str) -> Vec<String> {
+        let mut args = vec!["run".to_owned()];
+        args.extend(options.iter().map(|option| option.to_string()));
+        match runtime {
+            Runtime::Runc => args.extend(["--runtime", "io.containerd.runc.v2"].map(str::to_owned)),
+            Runtime::Kata(config) => {
+                args.extend(
+                    ["--runtime", "io.containerd.kata.v2", "--runtime-config-path"].map(str::to_owned),
+                );
+                args.push(config.display().to_string());
+            }
+        }
+        args.extend([IMAGE.to_owned(), id.to_owned()]);
+        args
+    }
+
+    /// Runs a container to its end.
+    pub fn run(
+        &self,
+        runtime: &Runtime,
+        options: &[&str],
+        id: &str,
+        command: &[&str],
+        stdin: &[u8],
+    ) -> Finished {
+        let mut args = self.run_args(runtime, options, id);
+        args.splice(1..1, ["--rm".to_owned()]);
+        args.extend(command.iter().map(|word| word.to_string()));
+        finish(self.command(args), stdin)
+    }
+
+    /// Runs a container and leaves it running; `gone` takes it away.
+    pub fn run_detached(&self, runtime: &Runtime, options: &[&str], id: &str, command: &[&str]) {
+        let mut args = self.run_args(runtime, options, id);
+        args.splice(1..1, ["-d".to_owned(), "--null-io".to_owned()]);
+        args.extend(command.iter().map(|word| word.to_string()));
+        let started = self.ctr(args);
+        assert_eq!(started.code, 0, "start {id}: {}\n{}", started.stderr, self.log());
+    }
+
+    /// Takes a container away, running or not.
+    pub fn remove(&self, id: &str) {
+        self.ctr(["task", "rm", "--force", id]);
+        let removed = self.ctr(["container", "rm", id]);
+        assert_eq!(removed.code, 0, "remove {id}: {}\n{}", removed.stderr, self.log());
+    }
+
+    /// What is left on the host of a sandbox of ours.
+    pub fn remains(&self, id: &str) -> Vec<String> {
+        let mut remains: Vec<String> = ["/run/vc/sbs", "/run/vc/vm", "/run/kata-containers/shared/sandboxes"]
+            .iter()
+            .map(|dir| format!("{dir}/{id}"))
+            .filter(|path| Path::new(path).exists())
+            .collect();
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+        remains.extend(mounts.lines().filter(|line| line.contains(id)).map(str::to_owned));
+        remains.extend(
+            processes().into_iter().filter(|(_, line)| line.contains(id) && is_ours(line)).map(|(_, l)| l),
+        );
+        remains
+    }
+
+    /// Asserts that nothing is left of a sandbox, after a moment for what ends by itself.
+    pub fn assert_gone(&self, id: &str) {
+        let began = Instant::now();
+        while !self.remains(id).is_empty() && began.elapsed() < Duration::from_secs(15) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(self.remains(id), Vec::<String>::new(), "left of {id}\n{}", self.log());
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let listed = self.ctr(["container", "ls", "-q"]);
+        for id in listed.text().lines() {
+            self.ctr(["task", "rm", "--force", id]);
+            self.ctr(["container", "rm", id]);
+        }
+        if thread::panicking() {
+            eprintln!("the end of containerd's log:\n{}", self.log());
+        }
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.process.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.process.wait();
+        let dir = self.dir.path().display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for point in
+            mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| point.starts_with(&dir))
+        {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
+        // The reference's cgroups: it leaves the namespace's own one.
+        for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(root.path().join(&self.namespace));
+        }
+        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
+    }
+}
+
+/// Whether a command line is one of the programs that stand around a VM.
+fn is_ours(line: &str) -> bool {
+    ["qemu-system", "virtiofsd", "vhost-device-vsock", "containerd-shim-kata"]
+        .iter()
+        .any(|name| line.contains(name))
+}
+
+/// Every process: pid and command line.
+pub fn processes() -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").expect("read /proc").flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+        .collect()
+}
+
+/// Runs a command to its end, within [`PATIENCE`].
+pub fn finish(mut command: Command, stdin: &[u8]) -> Finished {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let mut input = child.stdin.take().expect("piped");
+    let bytes = stdin.to_vec();
+    // A command may end without reading its input.
+    let writer = thread::spawn(move || drop(input.write_all(&bytes)));
+    let mut out = child.stdout.take().expect("piped");
+    let mut err = child.stderr.take().expect("piped");
+    let stdout = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        out.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let stderr = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        err.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait for a child of ours") {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("{command:?} takes longer than {PATIENCE:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    writer.join().expect("the writer does not panic");
+    let output = Output {
+        status,
+        stdout: stdout.join().expect("no panic").expect("read stdout"),
+        stderr: stderr.join().expect("no panic").expect("read stderr"),
+    };
+    Finished {
+        code: output.status.code().unwrap_or(-1),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
