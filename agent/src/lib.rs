@@ -1,1 +1,45 @@
-//! agent
+//! `kata-agent`: the guest's supervisor. Containers, processes, streams and storages, as the host asks for them.
+//!
+//! No globals: one process can hold many guests, which is how tests stand in for a VM.
+
+pub mod boot;
+pub mod channel;
+mod clock_and_entropy;
+pub mod container;
+mod cpus;
+pub mod error;
+mod guest;
+mod modules;
+mod namespaces;
+pub mod options;
+mod process;
+pub mod reaper;
+mod rpc;
+mod stdio;
+mod storage;
+
+use std::{io, sync::Arc};
+
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use ttrpc::r#async::{Server, transport::Listener};
+
+pub use container::Isolation;
+pub use guest::{Guest, GuestConfig};
+
+/// Serves the agent's calls on whatever `connections` brings, until the sandbox is destroyed.
+pub async fn serve<S>(
+    connections: impl Stream<Item = io::Result<S>> + Send + 'static,
+    guest: Arc<Guest>,
+) -> ttrpc::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + 'static,
+{
+    let mut finished = guest.finished();
+    let mut server =
+        Server::new().add_listener(Listener::new(connections)).register_service(rpc::services(guest));
+    server.start().await?;
+    // An error means that the guest is gone, which is an end as well.
+    let _ = finished.wait_for(|finished| *finished).await;
+    server.shutdown().await
+}

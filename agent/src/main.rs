@@ -1,1 +1,60 @@
-fn main() {}
+//! Options -> boot duties if pid 1 -> the launcher -> threads -> serve.
+
+use std::{fs, os::fd::OwnedFd, process::ExitCode, sync::Arc};
+
+use agent::{
+    Guest, GuestConfig, Isolation, boot, channel,
+    container::{launch::Launcher, launcher},
+    error::{Context, Result},
+    options::Options,
+    reaper::Reaper,
+    serve,
+};
+use protocols::guest::BUNDLE_DIR;
+
+fn main() -> ExitCode {
+    let is_init = std::process::id() == 1;
+    if is_init {
+        boot::early();
+    } else if std::env::args().any(|arg| matches!(arg.as_str(), "-v" | "--version")) {
+        println!("kata-agent {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let (options, faults) = Options::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    tracing_subscriber::fmt()
+        .with_max_level(options.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    for fault in faults {
+        tracing::warn!(fault, "kernel command line");
+    }
+    let ended =
+        launcher::fork_launcher().context("fork the launcher").and_then(|socket| run(&options, socket));
+    if let Err(error) = &ended {
+        tracing::error!(%error, "the agent ends");
+    }
+    if is_init {
+        let error = boot::power_off();
+        tracing::error!(%error, "power off");
+    }
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(options: &Options, launcher: OwnedFd) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(async {
+        let reaper = Reaper::start()?;
+        let isolation = Isolation::Full(Launcher::new(launcher, reaper)?);
+        let config = GuestConfig { isolation, bundles: BUNDLE_DIR.into(), pipe_size: options.pipe_size };
+        let connections = channel::listen(&options.address).await?;
+        tracing::info!(address = ?options.address, "ready");
+        serve(connections, Arc::new(Guest::new(config)))
+            .await
+            .map_err(|error| agent::error::Error::internal(error.to_string()))
+    })
+}

@@ -7,31 +7,47 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::{io::AsyncReadExt, net::UnixStream, task::AbortHandle};
+use tokio::{io::AsyncReadExt, net::UnixStream, task::JoinHandle};
 
-/// Enough for a kernel panic's headline and the lines around it.
 const LINES_KEPT: usize = 8;
 const LINE_LIMIT: usize = 400;
+/// What a kernel prints when it gives up; the registers and stack that follow tell less.
+const HEADLINE: &str = "Kernel panic";
 
 /// The host's end of the console. Dropping it stops listening, after which the guest's output is held up.
 #[derive(Debug)]
 pub(crate) struct Console {
-    tail: Arc<Mutex<VecDeque<String>>>,
-    reader: AbortHandle,
+    words: Arc<Mutex<LastWords>>,
+    reader: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct LastWords {
+    headline: Option<String>,
+    tail: VecDeque<String>,
 }
 
 impl Console {
     /// Reads until QEMU closes its end.
     pub(crate) fn listen(stream: UnixStream) -> Self {
-        let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let reader = tokio::spawn(read(stream, tail.clone())).abort_handle();
-        Self { tail, reader }
+        let words = Arc::new(Mutex::new(LastWords::default()));
+        let reader = tokio::spawn(read(stream, words.clone()));
+        Self { words, reader }
     }
 
-    /// The last lines, for an error message; empty if the guest said nothing.
-    pub(crate) fn tail(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        Vec::from_iter(tail.iter().map(String::as_str)).join(" | ")
+    /// Waits until everything is read. Only once: what has ended must not be awaited again.
+    pub(crate) async fn drain(&mut self) {
+        let _ = (&mut self.reader).await; // It does not panic, and is aborted by nobody but drop.
+    }
+
+    /// How it ends, for an error message: the kernel's panic if there was one, else the last lines. Empty if the
+    /// guest said nothing.
+    pub(crate) fn last_words(&self) -> String {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        match &words.headline {
+            Some(headline) => headline.clone(),
+            None => Vec::from_iter(words.tail.iter().map(String::as_str)).join(" | "),
+        }
     }
 }
 
@@ -41,22 +57,25 @@ impl Drop for Console {
     }
 }
 
-async fn read(mut stream: UnixStream, tail: Arc<Mutex<VecDeque<String>>>) {
+async fn read(mut stream: UnixStream, words: Arc<Mutex<LastWords>>) {
     let mut buffer = [0; 4096];
     let mut lines = Lines::default();
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        lines.push(&buffer[..count], |line| keep(&tail, line));
+        lines.push(&buffer[..count], |line| keep(&words, line));
     }
-    lines.finish(|line| keep(&tail, line));
+    lines.finish(|line| keep(&words, line));
 }
 
-fn keep(tail: &Mutex<VecDeque<String>>, line: String) {
+fn keep(words: &Mutex<LastWords>, line: String) {
     tracing::debug!(line, "guest console");
-    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-    if tail.len() == LINES_KEPT {
-        tail.pop_front();
+    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+    if line.contains(HEADLINE) {
+        words.headline = Some(line.clone());
     }
-    tail.push_back(line);
+    if words.tail.len() == LINES_KEPT {
+        words.tail.pop_front();
+    }
+    words.tail.push_back(line);
 }
 
 /// Cuts bytes into printable lines of bounded length; empty ones are dropped.
@@ -98,21 +117,32 @@ mod tests {
 
     use super::*;
 
+    /// What is kept of `output`.
+    async fn kept(output: &[&[u8]]) -> String {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut console = Console::listen(ours);
+        for bytes in output {
+            theirs.write_all(bytes).await.unwrap();
+        }
+        drop(theirs);
+        console.drain().await;
+        console.last_words()
+    }
+
     #[tokio::test]
     async fn hostile_output_is_cut_cleaned_and_forgotten() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let console = Console::listen(ours);
-        let reader = console.reader.clone();
-        theirs.write_all(&vec![b'a'; 1 << 20]).await.unwrap();
-        theirs.write_all(b"\x1b[2J\xff\xfe\x00\r\n\n\n").await.unwrap();
-        theirs.write_all(b"Kernel panic\tnot syncing\r\nno newline at the end").await.unwrap();
-        drop(theirs);
-        while !reader.is_finished() {
-            tokio::task::yield_now().await;
-        }
-        let tail = console.tail();
-        assert!(tail.ends_with("Kernel panic not syncing | no newline at the end"), "{tail}");
-        assert!(tail.len() < LINES_KEPT * (LINE_LIMIT + 3), "{}", tail.len());
-        assert!(!tail.chars().any(char::is_control), "{tail:?}");
+        let endless = vec![b'a'; 1 << 20];
+        let words =
+            kept(&[&endless, b"\x1b[2J\xff\xfe\x00\r\n\n\n", b"one\ttwo\r\nno newline at the end"]).await;
+        assert!(words.ends_with("one two | no newline at the end"), "{words}");
+        assert!(words.len() < LINES_KEPT * (LINE_LIMIT + 3), "{}", words.len());
+        assert!(!words.chars().any(char::is_control), "{words:?}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_not_lost_behind_its_registers() {
+        let registers = b"RAX: 0000\n".repeat(100);
+        let words = kept(&[b"[ 1.0] Kernel panic - not syncing: no init\r\n", &registers]).await;
+        assert_eq!(words, "[ 1.0] Kernel panic - not syncing: no init");
     }
 }

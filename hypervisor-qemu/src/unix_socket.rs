@@ -13,12 +13,9 @@ const PATH_LIMIT: usize = 107;
 
 /// A connected pair: our end, and the one to be passed to QEMU. It needs no file and nobody else can reach it.
 pub(crate) fn pair() -> Result<(UnixStream, OwnedFd)> {
-    let pair = || {
-        let (ours, theirs) = std_net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
-    pair().map_err(Error::from).context("make a socket pair")
+    let (ours, theirs) = std_net::UnixStream::pair().context("make a socket pair")?;
+    ours.set_nonblocking(true).context("make a socket pair")?;
+    Ok((UnixStream::from_std(ours).context("watch a socket pair")?, theirs.into()))
 }
 
 /// The path of a socket in `dir`, refused if a socket address cannot hold it.

@@ -1,5 +1,7 @@
 //! The host kernel's vsock: a free context id, held by an open `/dev/vhost-vsock`.
 
+#![allow(unsafe_code)]
+
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read},

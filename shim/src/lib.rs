@@ -1,1 +1,17 @@
-//! shim
+//! The front door for containerd: its shim commands, its Task service, its events and its log.
+//!
+//! Decodes, calls the engine, encodes. It decides nothing about lifecycles except that the process holds one sandbox
+//! and ends with it.
+
+pub mod convert;
+pub mod events;
+pub mod flags;
+pub mod keeper;
+pub mod life;
+pub mod logging;
+pub mod server;
+pub mod shim;
+pub mod task;
+
+/// containerd's name of this runtime when it is installed under its usual file name.
+pub const RUNTIME: &str = "io.containerd.kata.v2";

@@ -170,7 +170,9 @@ impl Connection {
             Ok(count) => {
                 self.inbox.extend_from_slice(&buffer[..count]);
                 if self.inbox.len() > LINE_LIMIT && !self.inbox.contains(&b'\n') {
-                    return Err(Error::internal(format!("qemu sent more than {LINE_LIMIT} bytes in one line")));
+                    return Err(Error::internal(format!(
+                        "qemu sent more than {LINE_LIMIT} bytes in one line"
+                    )));
                 }
                 Ok(())
             }

@@ -71,10 +71,13 @@ mod tests {
 
     #[test]
     fn each_kind_of_message_is_told_apart() {
-        let greeting = br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": []}}"#;
+        let greeting =
+            br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": []}}"#;
         assert!(matches!(Message::parse(greeting), Ok(Message::Greeting { version }) if version == "7.2.22"));
         let event = br#"{"timestamp": {"seconds": 1}, "event": "STOP"}"#;
-        assert!(matches!(Message::parse(event), Ok(Message::Event(e)) if e.name == "STOP" && e.data.is_null()));
+        assert!(
+            matches!(Message::parse(event), Ok(Message::Event(e)) if e.name == "STOP" && e.data.is_null())
+        );
         let answer = br#"{"return": {}, "id": 7}"#;
         assert!(matches!(Message::parse(answer), Ok(Message::Answer { id: 7, result: Ok(_) })));
         let refused = br#"{"id": 8, "error": {"class": "DeviceNotFound", "desc": "no x"}}"#;
@@ -96,7 +99,11 @@ mod tests {
             br#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#,
             &[b'['; 100_000],
         ] {
-            assert!(Message::parse(line).is_err(), "{}", String::from_utf8_lossy(&line[..line.len().min(80)]));
+            assert!(
+                Message::parse(line).is_err(),
+                "{}",
+                String::from_utf8_lossy(&line[..line.len().min(80)])
+            );
         }
     }
 }

@@ -1,0 +1,194 @@
+//! What the guest holds: the sandbox, its shared namespaces and storages, and the containers. No globals, so that one
+//! process can hold many guests.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use protocols::agent::{CreateContainerRequest, CreateSandboxRequest};
+use tokio::{sync::watch, task::spawn_blocking};
+
+use crate::{
+    container::{Container, Isolation, Surroundings},
+    error::{Context, Error, Result},
+    namespaces::SharedNamespaces,
+    storage::{Mounting, Storages},
+};
+
+/// What a guest is made from.
+pub struct GuestConfig {
+    pub isolation: Isolation,
+    /// Directory with one bundle directory per container.
+    pub bundles: PathBuf,
+    /// Bytes of the pipes of standard streams; 0 leaves the kernel's default.
+    pub pipe_size: u32,
+}
+
+/// The guest of one sandbox.
+pub struct Guest {
+    isolation: Arc<Isolation>,
+    bundles: PathBuf,
+    pipe_size: u32,
+    pub(crate) storages: Storages,
+    sandbox: Mutex<Option<Sandbox>>,
+    /// `None` while a container of that name is being made.
+    containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    finished: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+struct Sandbox {
+    shared: Option<SharedNamespaces>,
+    /// The first container's process namespace, which others may join.
+    pid_namespace: Option<PathBuf>,
+}
+
+impl Guest {
+    pub fn new(config: GuestConfig) -> Self {
+        let mounting = match config.isolation {
+            Isolation::Full(_) => Mounting::Real,
+            Isolation::PlainChildren => Mounting::DirectoryOnly,
+        };
+        Self {
+            isolation: Arc::new(config.isolation),
+            bundles: config.bundles,
+            pipe_size: config.pipe_size,
+            storages: Storages::new(mounting),
+            sandbox: Mutex::default(),
+            containers: Mutex::default(),
+            finished: watch::Sender::new(false),
+        }
+    }
+
+    /// Becomes true when the sandbox has been destroyed.
+    pub fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    /// Makes the sandbox; once in a guest's life.
+    pub async fn create_sandbox(self: &Arc<Self>, request: CreateSandboxRequest) -> Result<()> {
+        if lock(&self.sandbox).is_some() {
+            return Err(Error::internal("the sandbox exists already"));
+        }
+        for module in &request.kernel_modules {
+            crate::modules::modprobe(&module.name, &module.parameters).await?;
+        }
+        let guest = self.clone();
+        spawn_blocking(move || {
+            let shared = match &*guest.isolation {
+                Isolation::Full(_) => Some(SharedNamespaces::create(&request.hostname)?),
+                Isolation::PlainChildren => None,
+            };
+            fs::create_dir_all(&guest.bundles).context(guest.bundles.display())?;
+            // They last as long as the sandbox, so nothing is given back.
+            guest.storages.add(&request.storages)?;
+            *lock(&guest.sandbox) = Some(Sandbox { shared, pid_namespace: None });
+            Ok(())
+        })
+        .await
+        .map_err(|error| Error::internal(error.to_string()))?
+    }
+
+    /// Kills everything and tells whoever waits for the end.
+    pub fn destroy_sandbox(&self) -> Result<()> {
+        lock(&self.sandbox).take().ok_or_else(|| Error::internal("there is no sandbox"))?;
+        for container in lock(&self.containers).values().flatten() {
+            if let Err(error) = container.kill_all() {
+                tracing::warn!(%error, "a container outlives its sandbox");
+            }
+        }
+        self.finished.send_replace(true);
+        Ok(())
+    }
+
+    pub async fn create_container(&self, request: CreateContainerRequest) -> Result<()> {
+        let id = request.container_id.clone();
+        if !is_valid(&id) {
+            return Err(Error::invalid(format!("container_id {id:?} must be two or more of [a-zA-Z0-9_.-]")));
+        }
+        let spec = request.OCI.as_ref().ok_or_else(|| Error::invalid("OCI: is missing"))?;
+        let spec = protocols::oci::spec_from_wire(spec)?;
+        self.reserve(&id)?;
+        let made = self.make_container(&request, spec).await;
+        let mut containers = lock(&self.containers);
+        match made {
+            Ok(container) => {
+                containers.insert(id, Some(Arc::new(container)));
+                Ok(())
+            }
+            Err(error) => {
+                containers.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_container(
+        &self,
+        request: &CreateContainerRequest,
+        spec: oci_spec::runtime::Spec,
+    ) -> Result<Container> {
+        let sandbox =
+            lock(&self.sandbox).clone().ok_or_else(|| Error::internal("there is no sandbox yet"))?;
+        let pid_namespace = match (request.sandbox_pidns, sandbox.pid_namespace) {
+            (false, _) => None,
+            (true, Some(path)) => Some(path),
+            // The first container is the one that others join.
+            (true, None) if lock(&self.containers).len() == 1 => None,
+            (true, None) => return Err(Error::internal("Sandbox does not have sandbox_pidns")),
+        };
+        let storages = self.storages.add(&request.storages)?;
+        let around = Surroundings { shared: sandbox.shared, pid_namespace, pipe_size: self.pipe_size };
+        let (id, bundle) = (&request.container_id, self.bundles.join(&request.container_id));
+        let made =
+            Container::create(id, bundle, spec, self.isolation.clone(), around, storages.clone()).await;
+        match &made {
+            Ok(container) => {
+                if let Some(sandbox) = lock(&self.sandbox).as_mut() {
+                    let pid = container.init_pid();
+                    sandbox.pid_namespace.get_or_insert_with(|| format!("/proc/{pid}/ns/pid").into());
+                }
+            }
+            Err(_) => self.storages.release(&storages),
+        }
+        made
+    }
+
+    /// INVALID_ARGUMENT if there is no such container.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let container = lock(&self.containers).get(id).and_then(Option::as_ref).cloned();
+        container.ok_or_else(|| Error::invalid(format!("InvalidContainerId: {id}")))
+    }
+
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        container.remove().await?;
+        self.storages.release(&container.storages);
+        lock(&self.containers).remove(id);
+        Ok(())
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut containers = lock(&self.containers);
+        if containers.contains_key(id) {
+            return Err(Error::new(ttrpc::Code::ALREADY_EXISTS, format!("container {id} exists already")));
+        }
+        containers.insert(id.to_owned(), None);
+        Ok(())
+    }
+}
+
+/// Ids become file names.
+fn is_valid(id: &str) -> bool {
+    (2..=255).contains(&id.len())
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps and options, changed in single steps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,50 @@
+//! The namespaces that the containers of a sandbox share, kept alive by bind mounts.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::{gettid, sethostname},
+};
+
+use crate::error::{Context, Error, Result};
+
+const DIR: &str = "/run/sandbox-ns";
+
+/// Paths of the shared namespaces.
+#[derive(Debug, Clone)]
+pub struct SharedNamespaces {
+    pub ipc: PathBuf,
+    pub uts: PathBuf,
+}
+
+impl SharedNamespaces {
+    /// Makes both, with `hostname` in the UTS namespace unless it is empty. Blocks.
+    pub fn create(hostname: &str) -> Result<Self> {
+        let hostname = hostname.to_owned();
+        // The namespaces are a thread's until they are bound; it is thrown away, and the agent keeps its own.
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS).context("unshare ipc and uts")?;
+            if !hostname.is_empty() {
+                sethostname(&hostname).context(format!("set the host name {hostname:?}"))?;
+            }
+            let own = PathBuf::from(format!("/proc/self/task/{}/ns", gettid()));
+            fs::create_dir_all(DIR).context(DIR)?;
+            Ok(Self { ipc: keep(&own, "ipc")?, uts: keep(&own, "uts")? })
+        })
+        .join()
+        .map_err(|_| Error::internal("the thread that makes namespaces panicked"))?
+    }
+}
+
+fn keep(own: &Path, name: &str) -> Result<PathBuf> {
+    let path = Path::new(DIR).join(name);
+    fs::File::create(&path).context(path.display())?;
+    mount(Some(&own.join(name)), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .context(format!("keep the {name} namespace"))?;
+    Ok(path)
+}

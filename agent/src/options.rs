@@ -1,0 +1,138 @@
+//! The kernel command line -> [`Options`]. Pure.
+//!
+//! A guest that refuses to start over a mistyped word helps nobody: what is malformed is reported and its default kept.
+
+use protocols::guest;
+use tracing::Level;
+
+/// Where the agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// The guest's vsock, on this port.
+    Vsock { port: u32 },
+    /// A virtio-serial port, by name.
+    Serial { name: String },
+    /// A unix socket, for tests.
+    Unix { path: String },
+}
+
+/// What the host told the agent on the kernel command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub address: ServerAddress,
+    pub log_level: Level,
+    /// Bytes of the pipes of standard streams; 0 leaves the kernel's default.
+    pub pipe_size: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: ServerAddress::Vsock { port: guest::AGENT_PORT },
+            log_level: Level::INFO,
+            pipe_size: 0,
+        }
+    }
+}
+
+impl Options {
+    /// Reads the words that are the agent's; the second part is what was wrong with them.
+    pub fn parse(command_line: &str) -> (Self, Vec<String>) {
+        let mut options = Self::default();
+        let mut faults = Vec::new();
+        let words = command_line.split_ascii_whitespace().filter(|word| word.starts_with("agent."));
+        for word in words {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let good = match name {
+                guest::PARAM_SERVER_ADDR => set(&mut options.address, parse_address(value)),
+                guest::PARAM_LOG_LEVEL => set(&mut options.log_level, parse_level(value)),
+                guest::PARAM_PIPE_SIZE => set(&mut options.pipe_size, value.parse().ok()),
+                _ => {
+                    faults.push(format!("{word}: not served by this agent"));
+                    continue;
+                }
+            };
+            if !good {
+                faults.push(format!("{word}: not understood, the default stays"));
+            }
+        }
+        (options, faults)
+    }
+}
+
+fn set<T>(place: &mut T, value: Option<T>) -> bool {
+    match value {
+        Some(value) => {
+            *place = value;
+            true
+        }
+        None => false,
+    }
+}
+
+fn parse_address(text: &str) -> Option<ServerAddress> {
+    match text.split_once("://")? {
+        ("vsock", rest) => {
+            let (_, port) = rest.rsplit_once(':')?;
+            Some(ServerAddress::Vsock { port: port.parse().ok()? })
+        }
+        ("serial", name) if !name.is_empty() => Some(ServerAddress::Serial { name: name.into() }),
+        ("unix", path) if path.starts_with('/') => Some(ServerAddress::Unix { path: path.into() }),
+        _ => None,
+    }
+}
+
+fn parse_level(text: &str) -> Option<Level> {
+    Some(match text {
+        "trace" => Level::TRACE,
+        "debug" => Level::DEBUG,
+        "info" => Level::INFO,
+        "warn" | "warning" => Level::WARN,
+        "error" | "critical" | "fatal" | "panic" => Level::ERROR,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_agent_are_read_and_others_left_alone() {
+        let (options, faults) = Options::parse(
+            "console=hvc0 quiet agent.log=debug agent.server_addr=serial://agent.channel.0 agent.container_pipe_size=65536\n",
+        );
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!(options.address, ServerAddress::Serial { name: "agent.channel.0".into() });
+        assert_eq!((options.log_level, options.pipe_size), (Level::DEBUG, 65536));
+        assert_eq!(Options::parse("root=/dev/vda1").0, Options::default());
+    }
+
+    #[test]
+    fn malformed_words_are_reported_and_the_default_stays() {
+        for word in [
+            "agent.log=loud",
+            "agent.log",
+            "agent.server_addr=tcp://x",
+            "agent.server_addr=vsock://-1:x",
+            "agent.server_addr=serial://",
+            "agent.container_pipe_size=-1",
+            "agent.unheard_of=1",
+        ] {
+            let (options, faults) = Options::parse(word);
+            assert_eq!(options, Options::default(), "{word}");
+            assert_eq!(faults.len(), 1, "{word}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_address_is_understood() {
+        for (text, address) in [
+            ("vsock://-1:1024", ServerAddress::Vsock { port: 1024 }),
+            ("vsock://3:7", ServerAddress::Vsock { port: 7 }),
+            ("unix:///run/a.sock", ServerAddress::Unix { path: "/run/a.sock".into() }),
+        ] {
+            assert_eq!(parse_address(text), Some(address));
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The agent's services: decode, call, encode.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use nix::sys::{signal::Signal, time::TimeVal};
+use protobuf::well_known_types::empty::Empty;
+use protocols::{
+    agent as wire,
+    agent_ttrpc::{AgentService, create_agent_service},
+    health,
+    health_ttrpc::{Health, create_health},
+};
+use ttrpc::{
+    Code,
+    r#async::{MethodHandler, Service, TtrpcContext},
+    proto::{Request, Response},
+};
+
+use crate::{
+    clock_and_entropy, cpus,
+    error::{Error, Result},
+    guest::Guest,
+    process::{Output, Process},
+    storage::DRIVERS,
+};
+
+const AGENT_SERVICE: &str = "grpc.AgentService";
+/// Upstream's API version, which it never changed.
+const GRPC_VERSION: &str = "0.0.1";
+
+/// Calls that the protocol has and this agent does not serve.
+const UNSERVED: [&str; 24] = [
+    "AddARPNeighbors",
+    "AddSwap",
+    "AddSwapPath",
+    "CopyFile",
+    "GetDiagnosticData",
+    "GetIPTables",
+    "GetMetrics",
+    "GetOOMEvent",
+    "GetVolumeStats",
+    "ListInterfaces",
+    "ListRoutes",
+    "MemAgentCompactSet",
+    "MemAgentMemcgSet",
+    "MemHotplugByProbe",
+    "PauseContainer",
+    "RemoveStaleVirtiofsShareMounts",
+    "ResizeVolume",
+    "ResumeContainer",
+    "SetIPTables",
+    "SetPolicy",
+    "StatsContainer",
+    "UpdateContainer",
+    "UpdateInterface",
+    "UpdateRoutes",
+];
+
+/// Both services for a guest, ready to be registered.
+pub fn services(guest: Arc<Guest>) -> HashMap<String, Service> {
+    let rpc = Arc::new(Rpc { guest });
+    let mut services = create_agent_service(rpc.clone());
+    services.extend(create_health(rpc));
+    if let Some(service) = services.get_mut(AGENT_SERVICE) {
+        for name in UNSERVED {
+            service.methods.insert(name.into(), Box::new(Unserved(name)));
+        }
+    }
+    for service in services.values_mut() {
+        let methods = std::mem::take(&mut service.methods);
+        service.methods = methods.into_iter().map(|(name, inner)| (name, guarded(inner))).collect();
+    }
+    services
+}
+
+/// Answers a call that is not served, by name.
+struct Unserved(&'static str);
+
+#[async_trait]
+impl MethodHandler for Unserved {
+    async fn handler(&self, _: TtrpcContext, _: Request) -> ttrpc::Result<Response> {
+        Err(Error::new(Code::UNIMPLEMENTED, format!("{} is not served by this agent", self.0)).into())
+    }
+}
+
+/// Answers for a handler that panics; without, the host would wait for ever.
+struct Guarded(Box<dyn MethodHandler + Send + Sync>);
+
+fn guarded(inner: Box<dyn MethodHandler + Send + Sync>) -> Box<dyn MethodHandler + Send + Sync> {
+    Box::new(Guarded(inner))
+}
+
+#[async_trait]
+impl MethodHandler for Guarded {
+    async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+        let method = request.method.clone();
+        AssertUnwindSafe(self.0.handler(context, request))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(Error::internal(format!("{method} panicked in the agent")).into()))
+    }
+}
+
+struct Rpc {
+    guest: Arc<Guest>,
+}
+
+impl Rpc {
+    fn process(&self, container: &str, exec: &str) -> Result<Arc<Process>> {
+        self.guest.container(container)?.process(exec)
+    }
+
+    async fn read(
+        &self,
+        request: wire::ReadStreamRequest,
+        output: Output,
+    ) -> ttrpc::Result<wire::ReadStreamResponse> {
+        let process = self.process(&request.container_id, &request.exec_id)?;
+        let data = process.read(output, request.len as usize).await?;
+        Ok(wire::ReadStreamResponse { data, ..Default::default() })
+    }
+}
+
+#[async_trait]
+impl Health for Rpc {
+    async fn check(
+        &self,
+        _: &TtrpcContext,
+        _: health::CheckRequest,
+    ) -> ttrpc::Result<health::HealthCheckResponse> {
+        let status = health::health_check_response::ServingStatus::SERVING.into();
+        Ok(health::HealthCheckResponse { status, ..Default::default() })
+    }
+
+    async fn version(
+        &self,
+        _: &TtrpcContext,
+        _: health::CheckRequest,
+    ) -> ttrpc::Result<health::VersionCheckResponse> {
+        Ok(health::VersionCheckResponse {
+            grpc_version: GRPC_VERSION.into(),
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        })
+    }
+}
+
+#[async_trait]
+impl AgentService for Rpc {
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::CreateSandboxRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.create_sandbox(request).await?;
+        Ok(Empty::new())
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _: &TtrpcContext,
+        _: wire::DestroySandboxRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.destroy_sandbox()?;
+        Ok(Empty::new())
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.create_container(request).await?;
+        Ok(Empty::new())
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::StartContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.container(&request.container_id)?.start().await?;
+        Ok(Empty::new())
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::RemoveContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.remove_container(&request.container_id).await?;
+        Ok(Empty::new())
+    }
+
+    async fn exec_process(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ExecProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        let process = request.process.as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
+        let process = protocols::oci::process_from_wire(process).map_err(Error::from)?;
+        self.guest.container(&request.container_id)?.exec(&request.exec_id, process).await?;
+        Ok(Empty::new())
+    }
+
+    async fn signal_process(
+        &self,
+        _: &TtrpcContext,
+        request: wire::SignalProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.guest.container(&request.container_id)?;
+        if request.exec_id.is_empty() && request.signal == Signal::SIGKILL as u32 {
+            container.kill_all()?;
+        } else {
+            let signal =
+                i32::try_from(request.signal).map_err(|_| Error::invalid("signal is out of range"))?;
+            container.signal(&request.exec_id, signal)?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: wire::WaitProcessRequest,
+    ) -> ttrpc::Result<wire::WaitProcessResponse> {
+        let container = self.guest.container(&request.container_id)?;
+        let status = container.process(&request.exec_id)?.wait().await?;
+        container.forget(&request.exec_id);
+        Ok(wire::WaitProcessResponse { status, ..Default::default() })
+    }
+
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: wire::WriteStreamRequest,
+    ) -> ttrpc::Result<wire::WriteStreamResponse> {
+        let process = self.process(&request.container_id, &request.exec_id)?;
+        if request.data.is_empty() {
+            process.close_stdin().await;
+        } else {
+            process.write(&request.data).await?;
+        }
+        Ok(wire::WriteStreamResponse { len: request.data.len() as u32, ..Default::default() })
+    }
+
+    async fn close_stdin(&self, _: &TtrpcContext, request: wire::CloseStdinRequest) -> ttrpc::Result<Empty> {
+        self.process(&request.container_id, &request.exec_id)?.close_stdin().await;
+        Ok(Empty::new())
+    }
+
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ReadStreamRequest,
+    ) -> ttrpc::Result<wire::ReadStreamResponse> {
+        self.read(request, Output::Stdout).await
+    }
+
+    async fn read_stderr(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ReadStreamRequest,
+    ) -> ttrpc::Result<wire::ReadStreamResponse> {
+        self.read(request, Output::Stderr).await
+    }
+
+    async fn tty_win_resize(
+        &self,
+        _: &TtrpcContext,
+        request: wire::TtyWinResizeRequest,
+    ) -> ttrpc::Result<Empty> {
+        let process = self.process(&request.container_id, &request.exec_id)?;
+        process.resize(request.row as u16, request.column as u16)?;
+        Ok(Empty::new())
+    }
+
+    async fn update_ephemeral_mounts(
+        &self,
+        _: &TtrpcContext,
+        request: wire::UpdateEphemeralMountsRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.storages.update_ephemeral(&request.storages)?;
+        Ok(Empty::new())
+    }
+
+    async fn get_guest_details(
+        &self,
+        _: &TtrpcContext,
+        request: wire::GuestDetailsRequest,
+    ) -> ttrpc::Result<wire::GuestDetailsResponse> {
+        let mut response = wire::GuestDetailsResponse::new();
+        if request.mem_block_size {
+            response.mem_block_size_bytes = cpus::memory_block_size();
+        }
+        response.support_mem_hotplug_probe = request.mem_hotplug_probe && cpus::has_memory_probe();
+        response.agent_details = Some(wire::AgentDetails {
+            version: env!("CARGO_PKG_VERSION").into(),
+            init_daemon: std::process::id() == 1,
+            storage_handlers: DRIVERS.map(str::to_owned).to_vec(),
+            supports_seccomp: cfg!(feature = "seccomp"),
+            extra_features: if cfg!(feature = "seccomp") { vec!["seccomp".into()] } else { Vec::new() },
+            ..Default::default()
+        })
+        .into();
+        Ok(response)
+    }
+
+    async fn online_cpu_mem(
+        &self,
+        _: &TtrpcContext,
+        request: wire::OnlineCPUMemRequest,
+    ) -> ttrpc::Result<Empty> {
+        cpus::online(request.nb_cpus as usize, request.cpu_only).await?;
+        Ok(Empty::new())
+    }
+
+    async fn set_guest_date_time(
+        &self,
+        _: &TtrpcContext,
+        request: wire::SetGuestDateTimeRequest,
+    ) -> ttrpc::Result<Empty> {
+        clock_and_entropy::set_clock(TimeVal::new(request.Sec, request.Usec))?;
+        Ok(Empty::new())
+    }
+
+    async fn reseed_random_dev(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ReseedRandomDevRequest,
+    ) -> ttrpc::Result<Empty> {
+        clock_and_entropy::reseed(&request.data)?;
+        Ok(Empty::new())
+    }
+}

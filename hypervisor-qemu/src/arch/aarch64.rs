@@ -1,0 +1,41 @@
+//! 64-bit ARM: the `virt` machine.
+
+use std::io;
+
+use kvm_ioctls::Kvm;
+use serde_json::{Value, json};
+
+/// Machine types that this backend can describe.
+pub(crate) const MACHINE_TYPES: &[&str] = &["virt"];
+/// Properties of the machine: the best interrupt controller that the accelerator has.
+pub(crate) const MACHINE_PROPERTIES: &str = "gic-version=max";
+/// The kernel cuts a longer command line without a word.
+pub(crate) const COMMAND_LINE_LIMIT: usize = 2047;
+
+/// Kernel parameters of every guest.
+pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
+    "iommu.passthrough=0",
+    "rcupdate.rcu_expedited=1",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "random.trust_cpu=on",
+];
+/// Under emulation there is no speculation to guard against.
+pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
+
+/// The console is a virtio one, since the machine's serial port is no device of its own that could be described.
+pub(crate) const CONSOLE: &str = "hvc0";
+pub(crate) const CONSOLE_IS_VIRTIO: bool = true;
+
+/// The device behind [`CONSOLE`].
+pub(crate) fn console(id: &str, chardev: &str, virtio_bus: &str) -> Value {
+    json!({ "driver": "virtconsole", "id": id, "bus": virtio_bus, "chardev": chardev })
+}
+
+/// A KVM without hardware is known on x86 only: here one that makes a vCPU is taken to run it.
+pub(crate) fn kvm_trial(_iterations: u32, _give_up: impl Fn() -> bool) -> io::Result<()> {
+    let os_error = |error: kvm_ioctls::Error| io::Error::from_raw_os_error(error.errno());
+    let kvm = Kvm::new().map_err(os_error)?;
+    let vm = kvm.create_vm().map_err(os_error)?;
+    vm.create_vcpu(0).map(drop).map_err(os_error)
+}

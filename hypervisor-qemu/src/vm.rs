@@ -1,0 +1,125 @@
+//! A running QEMU, from its greeting to its end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use runtime::{
+    child::Child,
+    error::{Context, Error, ErrorKind, Result},
+    vm::{AgentAddr, Vm, VmExit},
+};
+use tokio::{
+    sync::{broadcast, watch},
+    time::timeout,
+};
+
+use crate::{console::Console, qmp::Qmp, watcher::Watcher};
+
+/// How long QEMU may take to answer `quit`; it takes 1 ms unless its main loop is stuck.
+const QUIT_DEADLINE: Duration = Duration::from_secs(2);
+/// From the answer to the end of the process: it gives back the guest's memory.
+const EXIT_DEADLINE: Duration = Duration::from_secs(3);
+/// Between SIGTERM and SIGKILL, for QEMU that no longer answers and for the helper.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What a fresh VM is made of.
+pub(crate) struct Parts {
+    pub qemu: Child,
+    pub helper: Option<Child>,
+    pub qmp: Qmp,
+    pub events: broadcast::Receiver<crate::qmp::Event>,
+    pub console: Console,
+    pub address: AgentAddr,
+}
+
+/// A VM under QEMU.
+#[derive(Debug)]
+pub(crate) struct QemuVm {
+    qemu: Arc<Child>,
+    helper: Option<Arc<Child>>,
+    qmp: Arc<Qmp>,
+    address: AgentAddr,
+    exited: watch::Receiver<Option<VmExit>>,
+    /// Whether its end is our own doing.
+    stopping: Arc<AtomicBool>,
+}
+
+impl QemuVm {
+    /// Takes over a QEMU that has greeted, and begins to watch it.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { qemu, helper, qmp, events, console, address } = parts;
+        let (qemu, helper, qmp) = (Arc::new(qemu), helper.map(Arc::new), Arc::new(qmp));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (sender, exited) = watch::channel(None);
+        let watcher =
+            Watcher::new(qemu.clone(), helper.clone(), qmp.clone(), events, console, stopping.clone());
+        // Ends with QEMU, whose end `stop` and `drop` see to.
+        tokio::spawn(watcher.run(sender));
+        Self { qemu, helper, qmp, address, exited, stopping }
+    }
+
+    async fn end_qemu(&self) -> Result<()> {
+        if self.qemu.exited().borrow().is_some() {
+            return Ok(());
+        }
+        let answered = match timeout(QUIT_DEADLINE, self.qmp.execute(qapi_qmp::quit {})).await {
+            Ok(Ok(_)) => true,
+            // QEMU may be faster to hang up than to answer.
+            Ok(Err(error)) => error.kind() == ErrorKind::Unavailable,
+            Err(_) => false,
+        };
+        if answered && self.qemu.wait(EXIT_DEADLINE).await.is_ok() {
+            return Ok(());
+        }
+        tracing::warn!(pid = self.qemu.pid(), "qemu does not quit, it is killed");
+        self.qemu.end(GRACE).await
+    }
+}
+
+#[async_trait]
+impl Vm for QemuVm {
+    fn pid(&self) -> u32 {
+        self.qemu.pid()
+    }
+
+    fn agent_address(&self) -> AgentAddr {
+        self.address.clone()
+    }
+
+    fn exited(&self) -> watch::Receiver<Option<VmExit>> {
+        self.exited.clone()
+    }
+
+    async fn stop(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let ended = self.end_qemu().await.context("stop qemu");
+        if let Some(helper) = &self.helper {
+            helper.end(GRACE).await.context("stop the vsock helper")?;
+        }
+        ended?;
+        let mut exited = self.exited.clone();
+        timeout(EXIT_DEADLINE, exited.wait_for(Option::is_some))
+            .await
+            .map_err(|_| Error::deadline("the end of qemu is not noticed"))?
+            .map_err(|_| Error::internal("the watch over qemu ended"))?;
+        Ok(())
+    }
+}
+
+impl Drop for QemuVm {
+    fn drop(&mut self) {
+        if self.exited.borrow().is_none() {
+            tracing::warn!(pid = self.qemu.pid(), "a VM was dropped without being stopped, it is killed");
+            self.qemu.signal(nix::libc::SIGKILL);
+            if let Some(helper) = &self.helper {
+                helper.signal(nix::libc::SIGKILL);
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! containerd's types <-> the engine's. Pure.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use containerd_shim_protos::{
+    api::{CreateTaskRequest, ExecProcessRequest, Mount, StateResponse, Status as WireStatus},
+    events::task as events,
+};
+use oci_spec::runtime as oci;
+use protobuf::{
+    CodedInputStream, Message,
+    rt::skip_field_for_tag,
+    well_known_types::{any::Any, timestamp::Timestamp},
+};
+use runtime::{
+    error::{Context, Error, ErrorKind, Result},
+    events::Event,
+    process::{Exit, Process, Status},
+    stdio::Stdio,
+    storage::RootfsMount,
+};
+
+/// Field 2 of `runtimeoptions.v1.Options`, a string.
+const CONFIG_PATH_TAG: u32 = 2 << 3 | 2;
+
+/// An error as containerd decides by it.
+pub fn status(error: &Error) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code(error.kind()), error))
+}
+
+fn code(kind: ErrorKind) -> ttrpc::Code {
+    match kind {
+        ErrorKind::InvalidArgument => ttrpc::Code::INVALID_ARGUMENT,
+        ErrorKind::NotFound => ttrpc::Code::NOT_FOUND,
+        ErrorKind::AlreadyExists => ttrpc::Code::ALREADY_EXISTS,
+        ErrorKind::FailedPrecondition => ttrpc::Code::FAILED_PRECONDITION,
+        ErrorKind::Unavailable => ttrpc::Code::UNAVAILABLE,
+        ErrorKind::DeadlineExceeded => ttrpc::Code::DEADLINE_EXCEEDED,
+        ErrorKind::Unimplemented => ttrpc::Code::UNIMPLEMENTED,
+        ErrorKind::Internal => ttrpc::Code::UNKNOWN,
+    }
+}
+
+/// A point in time; before 1970 only if the clock is wrong, and then 1970.
+pub fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: since.as_secs().try_into().unwrap_or(i64::MAX),
+        nanos: since.subsec_nanos() as i32,
+        ..Default::default()
+    }
+}
+
+/// The configuration file that the task's options name. Options of other kinds, such as runc's, name none.
+pub fn config_path(options: Option<&Any>) -> Result<Option<String>> {
+    let Some(options) = options.filter(|options| options.type_url.ends_with("runtimeoptions.v1.Options"))
+    else {
+        return Ok(None);
+    };
+    let mut path = String::new();
+    let mut fields = CodedInputStream::from_bytes(&options.value);
+    let mut read = || {
+        while let Some(tag) = fields.read_raw_tag_or_eof()? {
+            match tag {
+                CONFIG_PATH_TAG => path = fields.read_string()?,
+                other => skip_field_for_tag(other, &mut fields)?,
+            }
+        }
+        Ok(())
+    };
+    read().map_err(|error: protobuf::Error| {
+        Error::invalid(format!("options: {}: {error}", options.type_url))
+    })?;
+    Ok((!path.is_empty()).then_some(path))
+}
+
+/// The streams of a container's init.
+pub fn create_stdio(request: &CreateTaskRequest) -> Stdio {
+    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal)
+}
+
+/// The streams of an exec.
+pub fn exec_stdio(request: &ExecProcessRequest) -> Stdio {
+    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal)
+}
+
+fn stdio(stdin: &str, stdout: &str, stderr: &str, terminal: bool) -> Stdio {
+    Stdio { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into(), terminal }
+}
+
+/// What an exec runs: the OCI process as JSON, whatever the type is called.
+pub fn exec_process(request: &ExecProcessRequest) -> Result<oci::Process> {
+    let spec = request.spec.as_ref().ok_or_else(|| Error::invalid("spec: is missing"))?;
+    let process: oci::Process = serde_json::from_slice(&spec.value)
+        .map_err(|error| Error::invalid(format!("spec ({}): {error}", spec.type_url)))?;
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        return Err(Error::invalid("spec: args: names no program"));
+    }
+    Ok(process)
+}
+
+/// The mounts of a root file system.
+pub fn rootfs(mounts: Vec<Mount>) -> Vec<RootfsMount> {
+    let convert = |mount: Mount| RootfsMount {
+        fstype: mount.type_,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+    };
+    mounts.into_iter().map(convert).collect()
+}
+
+fn wire_mount(mount: RootfsMount) -> Mount {
+    Mount {
+        type_: mount.fstype,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+        ..Default::default()
+    }
+}
+
+/// What State tells of a process; the caller adds whose it is.
+pub fn state(process: &Process) -> StateResponse {
+    let Stdio { stdin, stdout, stderr, terminal } = process.stdio().clone();
+    let exit = process.exit();
+    StateResponse {
+        status: wire_status(process.status()).into(),
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+        exit_status: exit.map_or(0, |exit| exit.code),
+        exited_at: exit.map(|exit| timestamp(exit.at)).into(),
+        ..Default::default()
+    }
+}
+
+fn wire_status(status: Status) -> WireStatus {
+    match status {
+        Status::Created => WireStatus::CREATED,
+        Status::Running => WireStatus::RUNNING,
+        Status::Paused => WireStatus::PAUSED,
+        Status::Stopped => WireStatus::STOPPED,
+    }
+}
+
+/// An event as containerd wants it: its topic, and the message in an envelope that is named without a prefix.
+pub fn event(event: Event) -> Result<(&'static str, Any)> {
+    match event {
+        Event::Created { container, bundle, rootfs, stdio, pid } => {
+            let io = events::TaskIO {
+                stdin: stdio.stdin,
+                stdout: stdio.stdout,
+                stderr: stdio.stderr,
+                terminal: stdio.terminal,
+                ..Default::default()
+            };
+            let message = events::TaskCreate {
+                container_id: container,
+                bundle: bundle.display().to_string(),
+                rootfs: rootfs.into_iter().map(wire_mount).collect(),
+                io: Some(io).into(),
+                pid,
+                ..Default::default()
+            };
+            wrap("/tasks/create", "TaskCreate", &message)
+        }
+        Event::Started { container, pid } => {
+            let message = events::TaskStart { container_id: container, pid, ..Default::default() };
+            wrap("/tasks/start", "TaskStart", &message)
+        }
+        Event::ExecAdded { container, exec } => {
+            let message =
+                events::TaskExecAdded { container_id: container, exec_id: exec, ..Default::default() };
+            wrap("/tasks/exec-added", "TaskExecAdded", &message)
+        }
+        Event::ExecStarted { container, exec, pid } => {
+            let message =
+                events::TaskExecStarted { container_id: container, exec_id: exec, pid, ..Default::default() };
+            wrap("/tasks/exec-started", "TaskExecStarted", &message)
+        }
+        Event::Exited { container, process, pid, exit: Exit { code, at } } => {
+            let message = events::TaskExit {
+                container_id: container,
+                id: process,
+                pid,
+                exit_status: code,
+                exited_at: Some(timestamp(at)).into(),
+                ..Default::default()
+            };
+            wrap("/tasks/exit", "TaskExit", &message)
+        }
+        Event::Deleted { container, pid, exit: Exit { code, at } } => {
+            let message = events::TaskDelete {
+                container_id: container,
+                pid,
+                exit_status: code,
+                exited_at: Some(timestamp(at)).into(),
+                ..Default::default()
+            };
+            wrap("/tasks/delete", "TaskDelete", &message)
+        }
+    }
+}
+
+fn wrap(topic: &'static str, name: &str, message: &impl Message) -> Result<(&'static str, Any)> {
+    let value = message
+        .write_to_bytes()
+        .map_err(|error| Error::internal(error.to_string()))
+        .with_context(|| format!("encode {name}"))?;
+    Ok((topic, Any { type_url: format!("containerd.events.{name}"), value, ..Default::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn any(type_url: &str, value: &[u8]) -> Any {
+        Any { type_url: type_url.into(), value: value.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn every_kind_of_error_has_the_code_that_containerd_decides_by() {
+        for (kind, code) in [
+            (ErrorKind::InvalidArgument, ttrpc::Code::INVALID_ARGUMENT),
+            (ErrorKind::NotFound, ttrpc::Code::NOT_FOUND),
+            (ErrorKind::AlreadyExists, ttrpc::Code::ALREADY_EXISTS),
+            (ErrorKind::FailedPrecondition, ttrpc::Code::FAILED_PRECONDITION),
+            (ErrorKind::Unavailable, ttrpc::Code::UNAVAILABLE),
+            (ErrorKind::DeadlineExceeded, ttrpc::Code::DEADLINE_EXCEEDED),
+            (ErrorKind::Unimplemented, ttrpc::Code::UNIMPLEMENTED),
+            (ErrorKind::Internal, ttrpc::Code::UNKNOWN),
+        ] {
+            let ttrpc::Error::RpcStatus(status) = status(&Error::new(kind, "inner").context("outer")) else {
+                panic!("{kind:?} is no status");
+            };
+            assert_eq!((status.code(), status.message()), (code, "outer: inner"));
+        }
+    }
+
+    #[test]
+    fn options_name_a_configuration_whatever_the_package_was_called() {
+        // Fields 1 and 3, which are not ours, around field 2; then one from the future.
+        let body = b"\x0a\x03url\x12\x07/c.toml\x1a\x02ab\x20\x01";
+        for (options, path) in [
+            (Some(any("runtimeoptions.v1.Options", body)), Some("/c.toml")),
+            (Some(any("type.googleapis.com/runtimeoptions.v1.Options", body)), Some("/c.toml")),
+            (Some(any("cri.runtimeoptions.v1.Options", body)), Some("/c.toml")),
+            (Some(any("runtimeoptions.v1.Options", b"\x12\x00")), None),
+            (Some(any("runtimeoptions.v1.Options", b"")), None),
+            (Some(any("containerd.runc.v1.Options", body)), None),
+            (Some(any("", b"")), None),
+            (None, None),
+        ] {
+            assert_eq!(config_path(options.as_ref()).unwrap().as_deref(), path, "{options:?}");
+        }
+        for broken in [&b"\x12\x7f"[..], b"\x12\x01\xff", b"\xff\xff"] {
+            assert!(config_path(Some(&any("runtimeoptions.v1.Options", broken))).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn an_exec_without_a_program_is_refused() {
+        let good = r#"{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
+        for (spec, accepted) in [
+            (Some(good), true),
+            (Some(r#"{"args":[],"cwd":"/","user":{"uid":0,"gid":0}}"#), false),
+            (Some(r#"{"cwd":"/","user":{"uid":0,"gid":0}}"#), false),
+            (Some("{"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let spec = spec.map(|text| {
+                any("types.containerd.io/opencontainers/runtime-spec/1/Process", text.as_bytes())
+            });
+            let request = ExecProcessRequest { spec: spec.clone().into(), ..Default::default() };
+            assert_eq!(exec_process(&request).is_ok(), accepted, "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn events_carry_their_topic_their_name_and_their_facts() {
+        let at = UNIX_EPOCH + Duration::new(7, 8);
+        let exit = Exit { code: 137, at };
+        let (container, pid) = ("c1".to_owned(), 42);
+        let mount = RootfsMount {
+            fstype: "overlay".into(),
+            source: "overlay".into(),
+            target: String::new(),
+            options: vec!["lowerdir=/l".into()],
+        };
+        let stdio = Stdio { stdout: "/out".into(), terminal: true, ..Stdio::default() };
+        let created = Event::Created {
+            container: container.clone(),
+            bundle: "/b".into(),
+            rootfs: vec![mount],
+            stdio,
+            pid,
+        };
+        let (topic, any) = event(created).unwrap();
+        assert_eq!((topic, any.type_url.as_str()), ("/tasks/create", "containerd.events.TaskCreate"));
+        let message = events::TaskCreate::parse_from_bytes(&any.value).unwrap();
+        assert_eq!((message.bundle.as_str(), message.io.stdout.as_str()), ("/b", "/out"));
+        assert_eq!(message.rootfs[0].options, ["lowerdir=/l"]);
+
+        let exited = Event::Exited { container: container.clone(), process: "e1".into(), pid, exit };
+        let (topic, any) = event(exited).unwrap();
+        assert_eq!((topic, any.type_url.as_str()), ("/tasks/exit", "containerd.events.TaskExit"));
+        let message = events::TaskExit::parse_from_bytes(&any.value).unwrap();
+        assert_eq!((message.id.as_str(), message.exit_status, message.pid), ("e1", 137, 42));
+        assert_eq!((message.exited_at.seconds, message.exited_at.nanos), (7, 8));
+
+        let exec = "e1".to_owned();
+        for (given, topic, name) in [
+            (Event::Started { container: container.clone(), pid }, "/tasks/start", "TaskStart"),
+            (
+                Event::ExecAdded { container: container.clone(), exec: exec.clone() },
+                "/tasks/exec-added",
+                "TaskExecAdded",
+            ),
+            (
+                Event::ExecStarted { container: container.clone(), exec, pid },
+                "/tasks/exec-started",
+                "TaskExecStarted",
+            ),
+            (Event::Deleted { container, pid, exit }, "/tasks/delete", "TaskDelete"),
+        ] {
+            let (found, any) = event(given).unwrap();
+            assert_eq!((found, any.type_url), (topic, format!("containerd.events.{name}")));
+        }
+    }
+}

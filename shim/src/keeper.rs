@@ -1,0 +1,166 @@
+//! The one sandbox of this process: made by the first create, ended after the last delete.
+//!
+//! One lock orders making and ending, so that there is never more than one sandbox and each is ended once. Finding the
+//! sandbox takes no lock that those hold.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use runtime::{
+    bundle::{Bundle, Role},
+    config::Config,
+    error::{Error, Result},
+    events,
+    ids::SandboxId,
+    paths::Paths,
+    sandbox::{Sandbox, Setup},
+    vm::Hypervisor,
+};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::logging::{LogLevel, phase};
+
+/// Makes the hypervisor that a configuration describes.
+pub type HypervisorFor = Box<dyn Fn(&Config) -> Arc<dyn Hypervisor> + Send + Sync>;
+
+/// What a keeper works with.
+pub struct KeeperSetup {
+    pub hypervisor_for: HypervisorFor,
+    pub paths: Paths,
+    pub events: events::Sender,
+    /// Raised when the configuration asks for it.
+    pub log_level: LogLevel,
+}
+
+/// Holds the sandbox of this process, if there is one.
+pub struct Keeper {
+    setup: KeeperSetup,
+    state: Mutex<State>,
+    order: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Current>,
+    /// No sandbox is made any more.
+    closed: bool,
+}
+
+#[derive(Clone)]
+struct Current {
+    id: SandboxId,
+    sandbox: Arc<Sandbox>,
+}
+
+impl Keeper {
+    pub fn new(setup: KeeperSetup) -> Self {
+        Self { setup, state: Mutex::default(), order: AsyncMutex::default() }
+    }
+
+    /// The sandbox, if there is one.
+    pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        self.state().current.as_ref().map(|current| current.sandbox.clone())
+    }
+
+    /// The sandbox's id, if there is one.
+    pub fn id(&self) -> Option<SandboxId> {
+        self.state().current.as_ref().map(|current| current.id.clone())
+    }
+
+    /// The sandbox that a new container belongs to; made if this container is its first. `config` names the
+    /// configuration file, if the caller does.
+    pub async fn sandbox_for(
+        &self,
+        id: &SandboxId,
+        bundle: &Bundle,
+        config: Option<&Path>,
+    ) -> Result<Arc<Sandbox>> {
+        let _one = self.order.lock().await;
+        let current = self.state().current.clone();
+        match (current, &bundle.role) {
+            (Some(current), _) if current.id == *id => Ok(current.sandbox),
+            (Some(current), _) => {
+                Err(Error::precondition(format!("this shim serves sandbox {}, not {id}", current.id)))
+            }
+            (None, Role::PodContainer { .. }) => {
+                Err(Error::not_found(format!("sandbox {id} does not run here")))
+            }
+            (None, Role::Single | Role::PodSandbox) => {
+                self.check_open()?;
+                let sandbox = self.make(id, bundle, config).await?;
+                if self.keep(Current { id: id.clone(), sandbox: sandbox.clone() }) {
+                    return Ok(sandbox);
+                }
+                sandbox.stop().await?;
+                Err(closed())
+            }
+        }
+    }
+
+    async fn make(&self, id: &SandboxId, bundle: &Bundle, config: Option<&Path>) -> Result<Arc<Sandbox>> {
+        let began = Instant::now();
+        let config = Config::find(config)?;
+        self.setup.log_level.apply(&config.runtime);
+        for warning in &config.warnings {
+            tracing::warn!(file = %config.path.display(), warning, "configuration");
+        }
+        phase("config", began);
+        let setup = Setup {
+            id: id.clone(),
+            hypervisor: (self.setup.hypervisor_for)(&config),
+            config,
+            paths: self.setup.paths.clone(),
+            events: self.setup.events.clone(),
+        };
+        let sandbox = Sandbox::create(setup, bundle).await?;
+        sandbox.start().await?;
+        Ok(sandbox)
+    }
+
+    /// False if a shutdown came meanwhile.
+    fn keep(&self, current: Current) -> bool {
+        let mut state = self.state();
+        if !state.closed {
+            state.current = Some(current);
+        }
+        !state.closed
+    }
+
+    /// From now on no sandbox is made. Refused, with `false`, while there are containers.
+    pub fn close(&self) -> bool {
+        let mut state = self.state();
+        state.closed |= state.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
+        state.closed
+    }
+
+    /// Ends the sandbox if no container is left in it.
+    pub async fn release(&self) -> Result<()> {
+        let _one = self.order.lock().await;
+        let Some(Current { id, sandbox }) = self.state().current.clone() else {
+            return Ok(());
+        };
+        if !sandbox.is_empty() {
+            return Ok(());
+        }
+        let stopped = sandbox.stop().await;
+        // Even if something resists: the record stays on disk, and `delete` tries again.
+        self.state().current = None;
+        stopped.map_err(|error| error.context(format!("release sandbox {id}")))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.state().closed { Err(closed()) } else { Ok(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain values that are whole at any time.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> Error {
+    Error::precondition("this shim is shutting down")
+}

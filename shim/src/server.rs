@@ -1,0 +1,167 @@
+//! The process that owns a sandbox: configuration -> hypervisor -> keeper -> services on a socket.
+//!
+//! It is started by `start` with the listening socket as its standard input, and ends when containerd shuts it down or
+//! when nobody calls. The one place that names a hypervisor.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::stdin,
+    os::{
+        fd::AsFd,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use containerd_shim_protos::shim_async::create_task;
+use hypervisor_qemu::Qemu;
+use nix::{
+    sys::socket::{getsockopt, sockopt::AcceptConn},
+    unistd::{dup2_stdin, setsid},
+};
+use runtime::{
+    error::{Context, Error, Result},
+    paths::Paths,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::timeout,
+};
+use ttrpc::r#async::{Server, Service, transport::Listener};
+
+use crate::{
+    events::{self, Publisher},
+    flags::Flags,
+    keeper::{Keeper, KeeperSetup},
+    life::Life,
+    logging,
+    task::TaskService,
+};
+
+/// Without a sandbox and without a call for so long, the process ends.
+const IDLE: Duration = Duration::from_secs(60);
+/// For the last events and, after that, the last answers.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// One serves containerd while the other is busy; more would only cost memory.
+const WORKERS: usize = 2;
+/// Threads for blocking work end soon after it: between start and end of a container there is none.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+const TASK_V2: &str = "containerd.task.v2.Task";
+const TASK_V3: &str = "containerd.task.v3.Task";
+
+/// Serves until the end, on the listening socket that is standard input.
+pub fn run(flags: &Flags) -> Result<()> {
+    let listener = take_listener()?;
+    let _ = setsid(); // Fails if this process leads a session already, which is what is wanted.
+    let bundle = if flags.bundle.is_empty() { "." } else { &flags.bundle };
+    let log_level = logging::init(Path::new(bundle), flags.debug);
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .enable_all()
+        .build()
+        .context("start the executor")?;
+    executor.block_on(async {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let address = events::endpoint(std::env::var("TTRPC_ADDRESS").ok());
+        let publisher = Publisher::start(receiver, flags.namespace.clone(), address);
+        let paths = Paths::default();
+        let sandboxes = paths.sandboxes();
+        let state = sandboxes.parent().unwrap_or(&sandboxes).to_path_buf();
+        let keeper = Keeper::new(KeeperSetup {
+            hypervisor_for: Box::new(move |config| Arc::new(Qemu::new(config.hypervisor.clone(), &state))),
+            paths,
+            events: sender,
+            log_level,
+        });
+        let served = serve(listener, Arc::new(keeper), IDLE).await;
+        publisher.close(FAREWELL).await;
+        tracing::info!("this shim ends");
+        served
+    })
+}
+
+/// The Task service under both of its names, for a ttrpc server.
+pub fn services(task: &TaskService) -> HashMap<String, Service> {
+    let mut services = create_task(Arc::new(task.clone()));
+    // The messages of both versions are the same on the wire.
+    services.extend(
+        create_task(Arc::new(task.clone())).remove(TASK_V3).map(|service| (TASK_V2.to_owned(), service)),
+    );
+    services
+}
+
+/// Serves `keeper`'s sandbox on `listener` until it is over: shut down, or `idle` without a sandbox. Removes the
+/// socket and ends the sandbox.
+pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) -> Result<()> {
+    let socket = listener.local_addr().ok().and_then(|address| pathname(&address));
+    let listener = Listener::try_from(listener).context("listen")?;
+    let life = Arc::new(Life::default());
+    let task = TaskService::new(keeper.clone(), life.clone());
+    let mut server = Server::new().add_listener(listener).register_service(services(&task));
+    let signals = Signals::catch()?;
+    server.start().await.map_err(|error| Error::internal(format!("serve: {error}")))?;
+    let over = life.over(idle, || keeper.sandbox().is_none());
+    tokio::select! {
+        () = over => {}
+        () = signals.end(&keeper, &life) => {}
+    }
+    keeper.close();
+    server.stop_listen().await;
+    if let Some(socket) = socket {
+        let _ = std::fs::remove_file(&socket); // `delete` may have been quicker.
+    }
+    let released = keeper.release().await;
+    // Answers on their way; calls that wait for something have nothing to wait for any more.
+    let _ = timeout(FAREWELL, server.disconnect()).await;
+    released
+}
+
+fn pathname(address: &SocketAddr) -> Option<PathBuf> {
+    address.as_pathname().map(Path::to_path_buf)
+}
+
+/// Standard input, if it is a listening socket; what runs later finds nothing there.
+fn take_listener() -> Result<UnixListener> {
+    let fd = stdin().as_fd().try_clone_to_owned().context("standard input")?;
+    if getsockopt(&fd, AcceptConn) != Ok(true) {
+        return Err(Error::invalid(
+            "standard input is no listening socket: containerd runs `start`, which runs this",
+        ));
+    }
+    let null = File::open("/dev/null").context("open /dev/null")?;
+    dup2_stdin(&null).context("replace standard input")?;
+    Ok(UnixListener::from(fd))
+}
+
+/// SIGTERM and SIGINT: systemd sends them to every process of a pod's slice, long before containerd is done with it.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        let catch = |kind| signal(kind).context("catch signals");
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// Returns on a signal that comes while there is nothing to keep.
+    async fn end(mut self, keeper: &Keeper, life: &Life) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            if keeper.sandbox().is_none() && !life.is_busy() {
+                return;
+            }
+            tracing::info!("a signal to end is ignored: there are containers");
+        }
+    }
+}

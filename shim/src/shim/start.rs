@@ -1,0 +1,119 @@
+//! `start`: makes the server of a sandbox, or tells which one a pod's container joins.
+//!
+//! The socket listens before the server is spawned, so the address can be told at once: whoever connects early waits
+//! in the socket's queue. Until the reply is complete, whatever was made is taken away again on an error.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::Write,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixListener, process::CommandExt},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use runtime::{
+    bundle::{Bundle, Role},
+    error::{Context, Error, Result},
+    ids::ContainerId,
+};
+
+use super::{address::Address, bootstrap::Request, cgroup};
+use crate::{flags::Flags, logging};
+
+/// The file in a bundle that holds the server's pid.
+pub const PID_FILE: &str = "shim.pid";
+/// The file in a bundle that holds the server's address.
+pub const ADDRESS_FILE: &str = "address";
+
+/// Carries out `start` in the bundle that is the working directory, and returns what to print.
+pub fn start(flags: &Flags) -> Result<Vec<u8>> {
+    let dir = env::current_dir().context("working directory")?;
+    logging::init(&dir, flags.debug);
+    for option in &flags.unknown {
+        tracing::warn!(option, "unknown command line option");
+    }
+    let request = Request::read(flags)?;
+    let id = ContainerId::new(request.id.clone())?;
+    let bundle = Bundle::load(&dir)?;
+    let sandbox = bundle.sandbox_id(&id)?;
+    let address = request.address(sandbox.as_str());
+    if let Role::PodContainer { .. } = bundle.role {
+        write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
+        return request.reply(&address);
+    }
+    let listener = address.listen()?;
+    let mut made = Made { address: Some(&address), server: None };
+    let server = made.server.insert(spawn(&request, &dir, listener)?);
+    let pid = server.id();
+    if let Some(path) = &request.shim_cgroup {
+        cgroup::join(path, pid)?;
+    }
+    if let Err(error) = cgroup::raise_oom_score(pid) {
+        tracing::warn!(%error, "the server keeps its OOM score");
+    }
+    write_file(&dir.join(PID_FILE), &pid.to_string())?;
+    write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
+    let reply = request.reply(&address)?;
+    made.keep();
+    Ok(reply)
+}
+
+/// Starts this program again as the server, with the listening socket as its standard input.
+fn spawn(request: &Request, dir: &Path, listener: UnixListener) -> Result<Child> {
+    let program = env::current_exe().context("find this program")?;
+    let mut command = Command::new(&program);
+    // What `ps` shows and what the runtime is called.
+    command.arg0(env::args_os().next().unwrap_or_else(|| program.clone().into()));
+    command.args(["-namespace", &request.namespace, "-id", &request.id, "-address", &request.containerd]);
+    command.arg("-bundle").arg(dir);
+    if request.debug {
+        command.arg("-debug");
+    }
+    if let Some(address) = &request.ttrpc_address {
+        command.env("TTRPC_ADDRESS", address);
+    }
+    // The last words of a crash go where its log goes.
+    let stderr = logging::open_fifo(dir).map_or_else(Stdio::null, Stdio::from);
+    command.current_dir(dir).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(stderr);
+    command.spawn().with_context(|| format!("start {} as the server", program.display()))
+}
+
+/// Writes a whole file or none.
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    let write = || format!("write {}", path.display());
+    let name = path.file_name().ok_or_else(|| Error::internal("a file without a name"))?;
+    let new = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    File::create(&new).and_then(|mut file| file.write_all(text.as_bytes())).with_context(write)?;
+    fs::rename(&new, path).with_context(write)
+}
+
+/// What `start` has made so far; taken away again unless it is kept.
+struct Made<'a> {
+    address: Option<&'a Address>,
+    server: Option<Child>,
+}
+
+impl Made<'_> {
+    fn keep(mut self) {
+        self.address = None;
+        self.server = None;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill(); // It may have ended by itself.
+            let _ = server.wait();
+        }
+        if let Some(address) = self.address
+            && let Err(error) = address.remove()
+        {
+            tracing::warn!(%error, "a failed start leaves its socket");
+        }
+    }
+}

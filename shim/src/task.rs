@@ -1,0 +1,327 @@
+//! containerd's Task service: decode, call the engine, encode.
+//!
+//! What changes something runs as a task of its own and is carried to its end even when the caller has gone: ttrpc drops
+//! a handler at its deadline and when its connection breaks. A container whose creator has gone is taken away again.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use containerd_shim_protos::{
+    api::{
+        CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+        StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    shim_async::Task,
+};
+use runtime::{
+    bundle::Bundle,
+    container::Container,
+    error::{Error, Result},
+    ids::{ContainerId, ExecId},
+    sandbox::{CreateContainer, Sandbox},
+};
+use tracing::{Instrument, Span, info_span};
+use ttrpc::r#async::TtrpcContext;
+
+use crate::{convert, keeper::Keeper, life::Life, logging::phase};
+
+/// The Task service over the sandbox of this process. Clones are the same service.
+#[derive(Clone)]
+pub struct TaskService {
+    keeper: Arc<Keeper>,
+    life: Arc<Life>,
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let this = self.clone();
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        let span = self.span("create", &request.id, "");
+        let create = async move {
+            let id = request.id.clone();
+            let _call = this.life.call();
+            let created = this.create_container(request).await;
+            let failed = created.is_err();
+            match sender.send(created) {
+                Err(Ok(_)) => this.take_back(&id).await,
+                _ if failed => this.release().await,
+                _ => {}
+            }
+        };
+        tokio::spawn(create.instrument(span));
+        let pid = answer.await.map_err(|_| Error::internal("create was given up"));
+        let pid = pid.and_then(|created| created).map_err(|error| convert::status(&error))?;
+        Ok(CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        let span = self.span("start", &request.id, &request.exec_id);
+        let start = |this: Self| async move {
+            let began = Instant::now();
+            let (sandbox, container) = this.find(&request.id)?;
+            match request.exec_id.as_str() {
+                "" => container.start().await?,
+                exec => container.start_exec(exec).await?,
+            }
+            phase("task-start", began);
+            Ok(StartResponse { pid: sandbox.pid(), ..Default::default() })
+        };
+        self.carried_out(span, start).await
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        let span = self.span("delete", &request.id, &request.exec_id);
+        let delete = |this: Self| async move {
+            let (sandbox, container) = this.find(&request.id)?;
+            let exit = match request.exec_id.as_str() {
+                "" => sandbox.delete_container(&request.id).await?,
+                exec => container.delete_exec(exec).await?,
+            };
+            let pid = sandbox.pid();
+            if request.exec_id.is_empty() && sandbox.is_empty() {
+                // Not before the answer: the end of a VM takes longer than containerd likes to wait.
+                this.release_later();
+            }
+            Ok(DeleteResponse {
+                pid,
+                exit_status: exit.code,
+                exited_at: Some(convert::timestamp(exit.at)).into(),
+                ..Default::default()
+            })
+        };
+        self.carried_out(span, delete).await
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let span = self.span("exec", &request.id, &request.exec_id);
+        let exec = async {
+            let (_, container) = self.find(&request.id)?;
+            let id = ExecId::new(request.exec_id.clone())?;
+            container.exec(id, convert::exec_process(&request)?, convert::exec_stdio(&request)).await
+        };
+        self.answered(span, exec).await.map(|()| Empty::new())
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        let span = self.span("state", &request.id, &request.exec_id);
+        let state = async {
+            let (sandbox, container) = self.find(&request.id)?;
+            let process = container.process(exec(&request.exec_id))?;
+            Ok(StateResponse {
+                id: container.id().to_string(),
+                bundle: container.bundle().display().to_string(),
+                pid: sandbox.pid(),
+                exec_id: request.exec_id.clone(),
+                ..convert::state(&process)
+            })
+        };
+        self.answered(span, state).await
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let span = self.span("wait", &request.id, &request.exec_id);
+        let wait = async {
+            let (_, container) = self.find(&request.id)?;
+            let exit = container.process(exec(&request.exec_id))?.wait().await?;
+            Ok(WaitResponse {
+                exit_status: exit.code,
+                exited_at: Some(convert::timestamp(exit.at)).into(),
+                ..Default::default()
+            })
+        };
+        self.answered(span, wait).await
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        let span = self.span("kill", &request.id, &request.exec_id);
+        let kill = async {
+            let (_, container) = self.find(&request.id)?;
+            match exec(&request.exec_id) {
+                None if request.all => container.kill_all(request.signal).await,
+                process => container.process(process)?.kill(request.signal).await,
+            }
+        };
+        self.answered(span, kill).await.map(|()| Empty::new())
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let span = self.span("resize", &request.id, &request.exec_id);
+        let resize = async {
+            let (_, container) = self.find(&request.id)?;
+            container.process(exec(&request.exec_id))?.resize(request.width, request.height).await
+        };
+        self.answered(span, resize).await.map(|()| Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        let span = self.span("close-io", &request.id, &request.exec_id);
+        let close = async {
+            let (_, container) = self.find(&request.id)?;
+            let process = container.process(exec(&request.exec_id))?;
+            if request.stdin { process.close_stdin().await } else { Ok(()) }
+        };
+        self.answered(span, close).await.map(|()| Empty::new())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let span = self.span("pids", &request.id, "");
+        let pids = async {
+            let (sandbox, _) = self.find(&request.id)?;
+            // The guest's pids mean nothing on the host: the hypervisor stands for all of them.
+            let processes = vec![ProcessInfo { pid: sandbox.pid(), ..Default::default() }];
+            Ok(PidsResponse { processes, ..Default::default() })
+        };
+        self.answered(span, pids).await
+    }
+
+    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        let _call = self.life.call();
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: self.keeper.sandbox().map_or(0, |sandbox| sandbox.pid()),
+            ..Default::default()
+        })
+    }
+
+    /// Ignored while there are containers: in a pod containerd asks once per container.
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
+        let span = self.span("shutdown", &request.id, "");
+        let shutdown = |this: Self| async move {
+            if this.keeper.close() {
+                // First, so that nobody new connects while the sandbox ends.
+                this.life.end();
+                this.keeper.release().await?;
+            }
+            Ok(Empty::new())
+        };
+        self.carried_out(span, shutdown).await
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        self.not_served("Pause", &request.id)
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        self.not_served("Resume", &request.id)
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        self.not_served("Checkpoint", &request.id)
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        self.not_served("Update", &request.id)
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        self.not_served("Stats", &request.id)
+    }
+}
+
+impl TaskService {
+    pub fn new(keeper: Arc<Keeper>, life: Arc<Life>) -> Self {
+        Self { keeper, life }
+    }
+
+    /// Makes the container, and the sandbox if it is its first; returns the task's pid.
+    async fn create_container(&self, request: CreateTaskRequest) -> Result<u32> {
+        let began = Instant::now();
+        if !request.checkpoint.is_empty() {
+            return Err(Error::unimplemented("a container in a VM cannot be restored from a checkpoint"));
+        }
+        let id = ContainerId::new(request.id.clone())?;
+        let bundle = Bundle::load(Path::new(&request.bundle))?;
+        let config = convert::config_path(request.options.as_ref())?;
+        let sandbox_id = bundle.sandbox_id(&id)?;
+        let sandbox = self.keeper.sandbox_for(&sandbox_id, &bundle, config.as_deref().map(Path::new)).await?;
+        let stdio = convert::create_stdio(&request);
+        let rootfs = convert::rootfs(request.rootfs);
+        sandbox.create_container(CreateContainer { id, bundle, rootfs, stdio }).await?;
+        phase("task-create", began);
+        Ok(sandbox.pid())
+    }
+
+    /// Undoes a create that succeeded when nobody waited for it any more.
+    async fn take_back(&self, id: &str) {
+        if let Some(sandbox) = self.keeper.sandbox()
+            && let Err(error) = sandbox.delete_container(id).await
+        {
+            tracing::warn!(%error, "a container that nobody waited for stays");
+        }
+        self.release().await;
+    }
+
+    fn release_later(&self) {
+        let this = self.clone();
+        let release = async move {
+            let _call = this.life.call();
+            this.release().await;
+        };
+        // Ended by the keeper's own release when the process ends, which waits for this one.
+        tokio::spawn(release.in_current_span());
+    }
+
+    async fn release(&self) {
+        if let Err(error) = self.keeper.release().await {
+            tracing::error!(%error, "the sandbox leaves something behind; `delete` tries again");
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<(Arc<Sandbox>, Arc<Container>)> {
+        let sandbox = self.keeper.sandbox().ok_or_else(|| Error::not_found(format!("container {id}")))?;
+        let container = sandbox.container(id)?;
+        Ok((sandbox, container))
+    }
+
+    fn not_served<T>(&self, call: &str, id: &str) -> ttrpc::Result<T> {
+        let _call = self.life.call();
+        let error = self.find(id).err();
+        let error =
+            error.unwrap_or_else(|| Error::unimplemented(format!("{call} is not served by this runtime")));
+        Err(convert::status(&error))
+    }
+
+    fn span(&self, call: &'static str, container: &str, exec: &str) -> Span {
+        let sandbox = self.keeper.id();
+        let sandbox = sandbox.as_ref().map_or(container, |id| id.as_str());
+        info_span!("task", call, sandbox, container, exec)
+    }
+
+    /// For calls that can be dropped at any point.
+    async fn answered<T>(&self, span: Span, work: impl Future<Output = Result<T>>) -> ttrpc::Result<T> {
+        let _call = self.life.call();
+        work.instrument(span).await.map_err(|error| convert::status(&error))
+    }
+
+    /// For calls that are carried to their end.
+    async fn carried_out<T, W>(&self, span: Span, work: impl FnOnce(Self) -> W) -> ttrpc::Result<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let call = self.life.call();
+        let work = work(self.clone());
+        let done = tokio::spawn(
+            async move {
+                let _call = call;
+                work.await
+            }
+            .instrument(span),
+        );
+        let done = done.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
+        done.map_err(|error| convert::status(&error))
+    }
+}
+
+/// The name of an exec; an empty one means the init.
+fn exec(id: &str) -> Option<&str> {
+    (!id.is_empty()).then_some(id)
+}
