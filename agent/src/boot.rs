@@ -100,7 +100,8 @@ fn use_own_ptmx() -> Result<()> {
 
 /// Puts the standard streams on the console.
 fn use_console() -> Result<()> {
-    let console = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/console")?;
+    let console =
+        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/console")?;
     nix::unistd::dup2_stdin(&console)?;
     nix::unistd::dup2_stdout(&console)?;
     nix::unistd::dup2_stderr(&console)?;

@@ -1,6 +1,11 @@
 //! Options -> boot duties if pid 1 -> the launcher -> threads -> serve.
 
-use std::{fs, os::fd::OwnedFd, process::ExitCode, sync::Arc};
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use agent::{
     Guest, GuestConfig, Isolation, boot, channel,
@@ -39,6 +44,16 @@ fn main() -> ExitCode {
         tracing::error!(%error, "power off");
     }
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Logs to the console, over a descriptor of its own: a container on its way to its program has its own standard error
+/// already while libcontainer still logs.
+fn log_to_console(level: tracing::Level) {
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+    match std::io::stderr().as_fd().try_clone_to_owned() {
+        Ok(console) => log.with_writer(Arc::new(fs::File::from(console))).init(),
+        Err(_) => log.with_max_level(tracing_subscriber::filter::LevelFilter::OFF).init(),
+    }
 }
 
 fn run(options: &Options, launcher: OwnedFd) -> Result<()> {

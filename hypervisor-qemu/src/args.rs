@@ -234,7 +234,11 @@ mod tests {
         }
     }
 
-    /// Compares with `tests/golden/<name>`, or writes it when `UPDATE_GOLDEN` is set.
+    fn config() -> HypervisorConfig {
+        HypervisorConfig { machine_type: arch::MACHINE_TYPES[0].into(), ..Default::default() }
+    }
+
+    /// Compares with `tests/golden/<architecture>/<name>`, or writes it when `UPDATE_GOLDEN` is set.
     #[track_caller]
     fn golden(name: &str, args: &[String]) {
         let mut text = String::new();
@@ -245,8 +249,10 @@ mod tests {
             text += arg;
         }
         let text = format!("{}\n", text.trim_start());
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(env::consts::ARCH).join(name);
         if env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &text).unwrap();
         }
         let expected = fs::read_to_string(&path).unwrap_or_default();
@@ -254,9 +260,8 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn command_lines_are_as_recorded() {
-        let config = HypervisorConfig::default();
+        let config = config();
         let kvm = |spec: &VmSpec, config: &HypervisorConfig, inherited| {
             arguments(spec, config, Accelerator::Kvm, inherited).unwrap()
         };
@@ -299,7 +304,7 @@ mod tests {
         let refused = |spec: &VmSpec, config: &HypervisorConfig| {
             arguments(spec, config, Accelerator::Tcg, SERIAL).unwrap_err()
         };
-        let config = HypervisorConfig::default();
+        let config = config();
 
         let microvm = HypervisorConfig { machine_type: "microvm".into(), ..config.clone() };
         let error = refused(&spec(), &microvm);

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use runtime::{
     child::{Child, Launch},
     config::HypervisorConfig,
-    error::{Context, Error, Result},
+    error::{Error, Result},
     ledger::Ledger,
     vm::{Hypervisor, Vm, VmSpec},
 };
@@ -96,7 +96,7 @@ impl Hypervisor for Qemu {
             }
             Err(error) => {
                 if let Some(helper) = helper {
-                    helper.end(Duration::ZERO).await?;
+                    abandon(&helper).await;
                 }
                 Err(error.context(format!("boot the vm of sandbox {}", spec.id)))
             }
@@ -119,8 +119,15 @@ async fn greet(qemu: Child, qmp: UnixStream, console: UnixStream) -> Result<Gree
         Ok((qmp, events)) => Ok(Greeted { qemu, qmp, events, console }),
         Err(error) => {
             let ended = qemu.wait(LAST_WORDS).await.is_ok();
-            qemu.end(Duration::ZERO).await.context("end a qemu that does not start")?;
+            abandon(&qemu).await;
             Err(if ended { Error::internal(qemu.epitaph()) } else { error })
         }
+    }
+}
+
+/// Ends a process of a VM that is not to be. Its claim stays if it will not go, for the release walk to try again.
+async fn abandon(child: &Child) {
+    if let Err(error) = child.end(Duration::ZERO).await {
+        tracing::warn!(%error, pid = child.pid(), "a process of a failed boot lives on");
     }
 }

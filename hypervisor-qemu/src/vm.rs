@@ -19,7 +19,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{console::Console, qmp::Qmp, watcher::Watcher};
+use crate::{
+    console::Console,
+    qmp::{Event, Qmp},
+    watcher::Watcher,
+};
 
 /// How long QEMU may take to answer `quit`; it takes 1 ms unless its main loop is stuck.
 const QUIT_DEADLINE: Duration = Duration::from_secs(2);
@@ -33,7 +37,7 @@ pub(crate) struct Parts {
     pub qemu: Child,
     pub helper: Option<Child>,
     pub qmp: Qmp,
-    pub events: broadcast::Receiver<crate::qmp::Event>,
+    pub events: broadcast::Receiver<Event>,
     pub console: Console,
     pub address: AgentAddr,
 }

@@ -329,6 +329,32 @@ async fn the_vsock_helper_lives_and_dies_with_its_vm() {
     bench.assert_nothing_is_left();
 }
 
+#[tokio::test]
+async fn vms_share_one_image_and_cannot_write_it() {
+    let (Some(mut one), Some(mut two)) = (Bench::new(Guest::Halts), Bench::new(Guest::Halts)) else { return };
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    for bench in [&mut one, &mut two] {
+        let Boot::Kernel { rootfs, .. } = &mut bench.spec.boot;
+        *rootfs = GuestRootfs::Image { path: image.path().into(), fstype: "ext4".into() };
+    }
+    let vms = [one.boot().await.unwrap(), two.boot().await.unwrap()];
+    for (vm, bench) in vms.iter().zip([one, two]) {
+        let open = fs::read_dir(format!("/proc/{}/fd", vm.pid())).unwrap().map(|fd| fd.unwrap().path());
+        let image = open.filter(|fd| fs::read_link(fd).is_ok_and(|file| file == image.path()));
+        let mut opened = 0;
+        for fd in image {
+            opened += 1;
+            let info = fs::read_to_string(fd.to_str().unwrap().replace("/fd/", "/fdinfo/")).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            assert!(flags.trim().ends_with('0'), "opened read-only: {flags}");
+        }
+        assert!(opened > 0, "the image is open");
+        vm.stop().await.unwrap();
+        bench.assert_nothing_is_left();
+    }
+}
+
 fn clear(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use crate::{
     agent::{AgentClient, GuestProcess, SignalScope},
     error::{Error, Result},
-    stdio::{Copying, HostStreams, Stdio},
+    stdio::{Copying, HostStreams, InputKeeper, Stdio},
 };
 
 /// What a process that could not be waited for is said to have returned.
@@ -33,6 +33,14 @@ pub struct Exit {
     pub at: SystemTime,
 }
 
+/// Whether an end of the input pipe means an end of input.
+#[derive(Debug)]
+enum Input {
+    /// Not yet: clients may come and go.
+    Open(Option<InputKeeper>),
+    Closed,
+}
+
 /// A process in the guest.
 pub struct Process {
     guest: GuestProcess,
@@ -41,6 +49,7 @@ pub struct Process {
     status: Mutex<Status>,
     exit: watch::Sender<Option<Exit>>,
     copying: AsyncMutex<Option<Copying>>,
+    input: Mutex<Input>,
     /// A terminal size that was asked for before there was a terminal.
     size: Mutex<Option<(u32, u32)>>,
     /// What an exec will run.
@@ -72,6 +81,7 @@ impl Process {
             status: Mutex::new(Status::Created),
             exit: watch::Sender::new(None),
             copying: AsyncMutex::new(None),
+            input: Mutex::new(Input::Open(None)),
             size: Mutex::new(None),
             spec,
         }
@@ -131,12 +141,9 @@ impl Process {
         }
     }
 
-    pub async fn close_stdin(&self) -> Result<()> {
-        match self.status() {
-            // The guest process, once there is one, finds its input at the end as soon as the pipe's writers are gone.
-            Status::Created | Status::Stopped => Ok(()),
-            _ => self.agent.close_stdin(&self.guest).await,
-        }
+    /// The engine sends no more input. What is on its way is still read; then the process finds the end.
+    pub fn close_stdin(&self) {
+        *lock(&self.input) = Input::Closed;
     }
 
     /// Runs an exec in the guest.
@@ -157,7 +164,15 @@ impl Process {
     }
 
     /// Connects its streams.
-    pub(crate) async fn attach(&self, streams: HostStreams) {
+    pub(crate) async fn attach(&self, mut streams: HostStreams) {
+        {
+            let mut input = lock(&self.input);
+            if let Input::Open(keeper) = &mut *input {
+                *keeper = streams.take_keeper();
+            }
+        }
+        // A keeper that is still there belongs to an input that was closed before it came.
+        drop(streams.take_keeper());
         *self.copying.lock().await = Some(Copying::start(&self.agent, &self.guest, streams));
     }
 

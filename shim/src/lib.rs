@@ -3,6 +3,8 @@
 //! Decodes, calls the engine, encodes. It decides nothing about lifecycles except that the process holds one sandbox
 //! and ends with it.
 
+#![deny(unsafe_code)]
+
 pub mod convert;
 pub mod events;
 pub mod flags;

@@ -166,7 +166,10 @@ impl Task for TaskService {
         let close = async {
             let (_, container) = self.find(&request.id)?;
             let process = container.process(exec(&request.exec_id))?;
-            if request.stdin { process.close_stdin().await } else { Ok(()) }
+            if request.stdin {
+                process.close_stdin();
+            }
+            Ok(())
         };
         self.answered(span, close).await.map(|()| Empty::new())
     }

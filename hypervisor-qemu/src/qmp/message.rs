@@ -106,4 +106,33 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn damaged_messages_do_no_harm() {
+        let sound = [
+            &br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#[..],
+            br#"{"timestamp": {"seconds": 1}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
+            br#"{"return": {"status": "running", "running": true}, "id": 7}"#,
+            br#"{"id": 8, "error": {"class": "GenericError", "desc": "no"}}"#,
+        ];
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % below
+        };
+        let mut understood = 0;
+        for _ in 0..20_000 {
+            let mut line = sound[random(sound.len())].to_vec();
+            for _ in 0..=random(3) {
+                let at = random(line.len());
+                match random(3) {
+                    0 => line[at] = random(256) as u8,
+                    1 => line.truncate(at.max(1)),
+                    _ => line.extend_from_within(..at),
+                }
+            }
+            understood += usize::from(Message::parse(&line).is_ok());
+        }
+        assert!((1..20_000).contains(&understood), "{understood}");
+    }
 }

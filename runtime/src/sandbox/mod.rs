@@ -66,6 +66,8 @@ pub struct Sandbox {
     store: Arc<StateStore>,
     ledger: Ledger,
     share: ShareFs,
+    /// The guest's host name: the first container's, or the host's, as without a VM.
+    hostname: String,
     vm_spec: SyncMutex<Option<VmSpec>>,
     running: OnceLock<Running>,
     /// `None` while a container of that name is being created or deleted.
@@ -107,6 +109,7 @@ impl Sandbox {
         };
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
+            hostname: hostname(bundle),
             setup,
             store,
             ledger,
@@ -201,6 +204,7 @@ impl Sandbox {
             ..Default::default()
         };
         CreateSandboxRequest {
+            hostname: self.hostname.clone(),
             sandbox_id: self.setup.id.to_string(),
             storages: vec![self.share.guest_mount(), shm],
             kernel_modules: self
@@ -396,6 +400,14 @@ async fn release(ledger: &Ledger, store: &Arc<StateStore>) {
     if let Ok(Err(error)) = released {
         tracing::warn!(%error, "a failed create leaves something behind; `delete` tries again");
     }
+}
+
+/// The name a container of this bundle would see without a VM, at most the 64 bytes that the kernel takes.
+fn hostname(bundle: &Bundle) -> String {
+    let hosts_own = || nix::sys::utsname::uname().map(|host| host.nodename().to_string_lossy().into_owned());
+    let name = bundle.spec.hostname().clone().filter(|name| !name.is_empty());
+    let name = name.or_else(|| hosts_own().ok()).unwrap_or_default();
+    name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 64).map(|(_, c)| c).collect()
 }
 
 /// A module and its parameters, from one line of the configuration.

@@ -82,17 +82,26 @@ pub(super) enum InputStream {
     File(tokio::fs::File),
 }
 
+/// Keeps a pipe of input from ending while clients come and go; dropped when the engine says that the input ends.
+#[derive(Debug)]
+pub(crate) struct InputKeeper {
+    _writer: pipe::Sender,
+}
+
 impl InputStream {
-    pub fn open(stream: &str, uri: &str) -> Result<Option<Self>> {
+    pub fn open(stream: &str, uri: &str) -> Result<Option<(Self, Option<InputKeeper>)>> {
         match Place::parse(stream, uri)? {
             Place::Nowhere => Ok(None),
-            // Without a writer yet, the end is not seen before one came and went: poll(2) reports no hang-up.
-            Place::Fifo(path) => pipe::OpenOptions::new()
-                .open_receiver(path)
-                .map(|pipe| Some(Self::Fifo(pipe)))
-                .with_context(|| format!("{stream}: open the named pipe {}", path.display())),
+            Place::Fifo(path) => {
+                let open = || -> io::Result<_> {
+                    let reader = pipe::OpenOptions::new().open_receiver(path)?;
+                    let _writer = pipe::OpenOptions::new().open_sender(path)?;
+                    Ok(Some((Self::Fifo(reader), Some(InputKeeper { _writer }))))
+                };
+                open().with_context(|| format!("{stream}: open the named pipe {}", path.display()))
+            }
             Place::File(path) => std::fs::File::open(path)
-                .map(|file| Some(Self::File(tokio::fs::File::from_std(file))))
+                .map(|file| Some((Self::File(tokio::fs::File::from_std(file)), None)))
                 .with_context(|| format!("{stream}: open {}", path.display())),
         }
     }

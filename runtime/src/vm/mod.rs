@@ -7,9 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use protocols::guest::SERIAL_PORT_NAME;
 pub use crate::agent::AgentAddr;
 use crate::{error::Result, ledger::Ledger};
+pub use protocols::guest::SERIAL_PORT_NAME;
 
 pub use spec::{Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, VmSize, VmSpec};
 

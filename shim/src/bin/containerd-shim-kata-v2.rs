@@ -1,5 +1,7 @@
 //! containerd's runtime shim. Works under any name of the form `containerd-shim-<name>-v2`.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io::{self, Write},
     process::ExitCode,

@@ -66,8 +66,11 @@ impl Address {
         };
         let listener = listener.with_context(|| format!("bind {self}"))?;
         // Until then the umask keeps others from writing, which connecting takes.
-        fs::set_permissions(&self.path, Permissions::from_mode(0o600))
-            .with_context(|| format!("chmod {self}"))?;
+        let restricted = fs::set_permissions(&self.path, Permissions::from_mode(0o600));
+        if let Err(error) = restricted {
+            self.remove()?;
+            return Err(error).with_context(|| format!("chmod {self}"));
+        }
         Ok(listener)
     }
 

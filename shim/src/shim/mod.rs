@@ -8,6 +8,7 @@ mod bootstrap;
 mod cgroup;
 mod delete;
 mod orphan;
+mod pidfd;
 mod start;
 
 use std::{env, path::Path};
