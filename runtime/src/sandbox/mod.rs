@@ -42,6 +42,9 @@ use crate::{
 /// The pod's shared memory when nobody says otherwise: 64 MiB, as every engine has it.
 const SHM_BYTES: u64 = 64 << 20;
 
+/// How a process ended that went with its VM: as if it had been killed, 128 + SIGKILL.
+const KILLED: u32 = 137;
+
 /// What a sandbox is made from.
 pub struct Setup {
     pub id: SandboxId,
@@ -134,7 +137,14 @@ impl Sandbox {
                         self.setup.id
                     )));
                 }
-                *lock(&self.monitor) = Some(tokio::spawn(monitor::watch(Arc::downgrade(self), exited)));
+                let daemon = self.share.daemon().map(|daemon| daemon.exited());
+                let sandbox = Arc::downgrade(self);
+                *lock(&self.monitor) = Some(tokio::spawn(async move {
+                    let reason = monitor::first_end(exited, daemon).await;
+                    if let Some(sandbox) = sandbox.upgrade() {
+                        sandbox.guest_died(&reason).await;
+                    }
+                }));
                 Ok(())
             }
             Err(error) => {
@@ -150,7 +160,8 @@ impl Sandbox {
         let spec = lock(&self.vm_spec).take();
         let spec = spec.ok_or_else(|| Error::precondition("the sandbox was started already"))?;
         let began = Instant::now();
-        let vm = self.setup.hypervisor.boot(spec, &self.ledger).await?;
+        let vm =
+            self.setup.hypervisor.boot(spec, &self.ledger).await.map_err(|error| self.blame_daemon(error))?;
         phase("vm-start", began);
         let began = Instant::now();
         match self.greet(&*vm).await {
@@ -167,6 +178,14 @@ impl Sandbox {
         }
     }
 
+    /// A VM that does not start because its share's daemon has died says so badly; the daemon's own words say it well.
+    fn blame_daemon(&self, error: Error) -> Error {
+        match self.share.daemon() {
+            Some(daemon) if daemon.exited().borrow().is_some() => error.context(daemon.epitaph()),
+            _ => error,
+        }
+    }
+
     /// Reaches the agent and makes the sandbox there; does not go on waiting for a VM that has ended.
     async fn greet(&self, vm: &dyn Vm) -> Result<AgentClient> {
         let address = vm.agent_address();
@@ -180,12 +199,11 @@ impl Sandbox {
             agent.create_sandbox(&self.guest_sandbox()).await?;
             Ok(agent)
         };
-        let mut exited = vm.exited();
+        let daemon = self.share.daemon().map(|daemon| daemon.exited());
         tokio::select! {
             agent = greeting => agent,
-            exit = exited.wait_for(Option::is_some) => {
-                let reason = exit.ok().and_then(|exit| exit.as_ref().map(|exit| exit.reason.clone())).unwrap_or_default();
-                Err(Error::unavailable(format!("the VM ended while it booted: {reason}")))
+            reason = monitor::first_end(vm.exited(), daemon) => {
+                Err(self.blame_daemon(Error::unavailable(format!("the VM ended while it booted: {reason}"))))
             }
         }
     }
@@ -344,10 +362,16 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The VM has ended by itself: so has all that ran in it.
-    pub(crate) fn guest_died(&self, code: u32) {
+    /// The VM, or what its files come from, has ended by itself: so has all that ran in it.
+    async fn guest_died(&self, reason: &str) {
+        tracing::error!(sandbox = %self.setup.id, reason, "the VM ended by itself");
+        if let Some(running) = self.running.get()
+            && let Err(error) = running.vm.stop().await
+        {
+            tracing::warn!(%error, "the VM does not end");
+        }
         for container in lock(&self.containers).values().flatten() {
-            container.guest_died(code);
+            container.guest_died(KILLED);
         }
     }
 

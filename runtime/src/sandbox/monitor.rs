@@ -1,22 +1,34 @@
-//! Watches the VM: when it ends by itself, everything in it has ended too.
+//! Watches what a sandbox stands on: when the VM or the share's daemon ends by itself, everything in the guest has.
 
-use std::sync::Weak;
+use std::process::ExitStatus;
 
 use tokio::sync::watch;
 
-use super::Sandbox;
 use crate::vm::VmExit;
 
-/// As if each process had been killed: 128 + SIGKILL.
-const KILLED: u32 = 137;
-
-pub(super) async fn watch(sandbox: Weak<Sandbox>, mut exited: watch::Receiver<Option<VmExit>>) {
-    let reason = match exited.wait_for(Option::is_some).await {
-        Ok(exit) => exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
-        Err(_) => return, // The VM's owner is gone, and with it the process that would care.
+/// Waits for the first end and returns why. Without a daemon only the VM is watched.
+pub(super) async fn first_end(
+    mut vm: watch::Receiver<Option<VmExit>>,
+    daemon: Option<watch::Receiver<Option<ExitStatus>>>,
+) -> String {
+    let vm_end = async {
+        let exit = vm.wait_for(Option::is_some).await.map(|exit| exit.clone());
+        // The watch goes with the VM's owner, which is as good as an end.
+        exit.ok().flatten().map_or_else(|| "the VM is no longer watched".into(), |exit| exit.reason)
     };
-    if let Some(sandbox) = sandbox.upgrade() {
-        tracing::error!(sandbox = %sandbox.setup.id, reason, "the VM ended by itself");
-        sandbox.guest_died(KILLED);
+    let daemon_end = async {
+        if let Some(mut daemon) = daemon {
+            let ended = daemon.wait_for(Option::is_some).await.map(|status| *status);
+            if let Ok(Some(status)) = ended {
+                // Without the share no container has its files any more.
+                return format!("the share's daemon ended: {status}");
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        exit = vm_end => exit,
+        why = daemon_end => why,
     }
 }
