@@ -26,11 +26,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (options, faults) = Options::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
-    tracing_subscriber::fmt()
-        .with_max_level(options.log_level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log_to_console(options.log_level);
     for fault in faults {
         tracing::warn!(fault, "kernel command line");
     }

@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# All tests, with everything real that they want.
+
+dev_test() {
+    case ${1:-} in
+        -h | --help)
+            echo "usage: tools/dev test [FILTER]"
+            echo "Sets up a guest, the counterparts and the programs, and runs all tests, or those whose name contains FILTER."
+            return
+            ;;
+    esac
+    set_up
+    fetch_counterparts
+    install_vhost_device_vsock
+    leave_no_dirs
+    say "run the tests"
+    export KATA_TEST_ENV=$dev KATA_TEST_BIN=$target/release
+    if cargo nextest --version >/dev/null 2>&1; then
+        # Two at a time: each virtual machine takes a CPU while it boots.
+        cargo nextest run --workspace --no-fail-fast --test-threads 2 "$@"
+    else
+        cargo test --workspace --no-fail-fast -- --test-threads 2 "$@"
+    fi
+}
+
+install_vhost_device_vsock() {
+    [ -x "$dev/cargo/bin/vhost-device-vsock" ] || {
+        say "build vhost-device-vsock, for the channel of that name"
+        run_cargo install --locked --root "$dev/cargo" --version 0.3.0 vhost-device-vsock
+    }
+}
+
+# Other releases of containerd, from other releases of Debian: unpacked here, never installed.
+fetch_counterparts() {
+    fetch_counterpart containerd-1.7 trixie
+    fetch_counterpart containerd-2 sid
+}
+
+fetch_counterpart() {
+    local name=$1 suite=$2 tree=$dev/counterparts/$1
+    [ ! -x "$tree/usr/bin/containerd" ] || return 0
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        grep -E '/debian/?$' | head -n 1 || true)
+    if [ -z "$mirror" ]; then
+        say "$name: this machine's apt has no Debian mirror to fetch it from; its tests cannot run"
+        return
+    fi
+    say "fetch $name from Debian $suite"
+    local apt=$dev/cache/apt-$suite
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/parts" "$apt/debs" "$dev/counterparts"
+    echo "deb [trusted=yes] $mirror $suite main" >"$apt/sources.list"
+    : >"$apt/status"
+    local options=(-qq -o "Dir::State=$apt" -o "Dir::State::lists=$apt/lists" -o "Dir::State::status=$apt/status"
+        -o "Dir::Cache=$apt/cache" -o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=$apt/parts"
+        -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root)
+    if (
+        cd "$apt/debs"
+        rm -f ./*.deb
+        apt-get "${options[@]}" update && apt-get "${options[@]}" download containerd
+    ) >"$dev/apt.log" 2>&1; then
+        rm -rf "$tree.new"
+        dpkg-deb -x "$(ls "$apt"/debs/containerd_*.deb | head -n 1)" "$tree.new"
+        mv "$tree.new" "$tree"
+    else
+        say "$name cannot be fetched, its tests cannot run: $(tail -n 2 "$dev/apt.log")"
+    fi
+}
