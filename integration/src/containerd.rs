@@ -129,9 +129,23 @@ impl Containerd {
         finish(self.command(args), b"")
     }
 
+    /// The arguments of `ctr task exec`.
+    pub fn exec_args(&self, id: &str, name: &str, command: &[&str]) -> Vec<String> {
+        let fifos = self.dir.path().join("fifo").display().to_string();
+        ["task", "exec", "--fifo-dir", &fifos, "--exec-id", name, id]
+            .into_iter()
+            .chain(command.iter().copied())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// The arguments of `ctr run` up to the command.
     pub fn run_args(&self, runtime: &Runtime, options: &[&str], id: &str) -> Vec<String> {
-        let mut args = vec!["run".to_owned()];
+        let mut args = vec![
+            "run".to_owned(),
+            "--fifo-dir".to_owned(),
+            self.dir.path().join("fifo").display().to_string(),
+        ];
         args.extend(options.iter().map(|option| option.to_string()));
         match runtime {
             Runtime::Runc => args.extend(["--runtime", "io.containerd.runc.v2"].map(str::to_owned)),
@@ -229,6 +243,7 @@ impl Drop for Containerd {
             let _ = fs::remove_dir(root.path().join(&self.namespace));
         }
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the tests of the top level need from outside: programs, a guest, an image. `tools/dev test` provides it.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +39,24 @@ impl Environment {
     /// The configuration for this machine, with every path filled in.
     pub fn configuration(&self) -> PathBuf {
         self.file("configuration.toml")
+    }
+
+    /// The configuration with lines replaced: (key, whole new line). Written to `dir`.
+    pub fn configuration_with(&self, dir: &Path, name: &str, changes: &[(&str, String)]) -> PathBuf {
+        let text = fs::read_to_string(self.configuration()).expect("read the configuration");
+        let is_key = |line: &str, key: &str| line.split('=').next().is_some_and(|start| start.trim() == key);
+        for (key, _) in changes {
+            assert!(text.lines().any(|line| is_key(line, key)), "the configuration has no line for {key}");
+        }
+        let lines = text.lines().map(|line| {
+            changes
+                .iter()
+                .find(|(key, _)| is_key(line, key))
+                .map_or(line.to_owned(), |(_, changed)| changed.clone())
+        });
+        let path = dir.join(format!("{name}.toml"));
+        fs::write(&path, lines.collect::<Vec<_>>().join("\n")).expect("write the configuration");
+        path
     }
 
     /// The folder of our own programs.

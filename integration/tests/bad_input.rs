@@ -10,24 +10,6 @@ use integration::{
     environment::Environment,
 };
 
-/// Our configuration with lines replaced: (key, whole new line).
-fn changed(env: &Environment, dir: &Path, name: &str, changes: &[(&str, String)]) -> PathBuf {
-    let text = fs::read_to_string(env.configuration()).expect("read the configuration");
-    let is_key = |line: &str, key: &str| line.split('=').next().is_some_and(|start| start.trim() == key);
-    for (key, _) in changes {
-        assert!(text.lines().any(|line| is_key(line, key)), "the configuration has no line for {key}");
-    }
-    let lines = text.lines().map(|line| {
-        changes
-            .iter()
-            .find(|(key, _)| is_key(line, key))
-            .map_or(line.to_owned(), |(_, changed)| changed.clone())
-    });
-    let path = dir.join(format!("{name}.toml"));
-    fs::write(&path, lines.collect::<Vec<_>>().join("\n")).expect("write the configuration");
-    path
-}
-
 /// A program that answers as `script` says.
 fn program(dir: &Path, name: &str, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
@@ -67,7 +49,7 @@ fn a_faulty_configuration_is_named_and_nothing_is_left() {
         ("syntax", line("default_vcpus", "[1"), &[".toml:"]),
         ("no-memory", line("default_memory", "1000000000"), &["emory"]),
     ] {
-        let config = changed(&env, &dir, name, &[(key.as_str(), changed_line)]);
+        let config = env.configuration_with(&dir, name, &[(key.as_str(), changed_line)]);
         let finished = containerd.run(&Runtime::Kata(config), &[], name, &["true"], b"");
         assert_ne!(finished.code, 0, "{name}");
         for word in words {
@@ -89,7 +71,7 @@ fn an_unknown_key_is_reported_and_the_container_runs() {
     let Some(env) = Environment::find() else { return };
     let containerd = Containerd::start(&env, None);
     let typo = ("default_vcpus", "default_vcpus = 1\ndefault_vcpu = 2".to_owned());
-    let config = changed(&env, &containerd.dir().to_path_buf(), "typo", &[typo]);
+    let config = env.configuration_with(containerd.dir(), "typo", &[typo]);
     let finished = containerd.run(&Runtime::Kata(config), &[], "typo", &["echo", "runs"], b"");
     assert_eq!((finished.code, finished.text().as_str()), (0, "runs\n"), "{}", finished.stderr);
     let log = containerd.log_of_all();
@@ -106,7 +88,7 @@ fn a_guest_that_never_answers_is_given_up_in_bounded_time() {
         ("kernel_params", "kernel_params = \"rdinit=/no/such/init init=/no/such/init panic=0\"".to_owned()),
         ("dial_timeout", "dial_timeout = 8".to_owned()),
     ];
-    let config = changed(&env, &containerd.dir().to_path_buf(), "silent", &changes);
+    let config = env.configuration_with(containerd.dir(), "silent", &changes);
     let began = std::time::Instant::now();
     let finished = containerd.run(&Runtime::Kata(config), &[], "silent", &["true"], b"");
     assert_ne!(finished.code, 0);

@@ -11,17 +11,17 @@ fn lives_under(release: &str) {
     let containerd = Containerd::start(&env, Some(programs));
     let kata = Runtime::Kata(env.configuration());
 
-    let hello = containerd.run(&kata, &[], "hello", &["sh", "-c", "cat; echo err >&2; exit 5"], b"");
+    let (first, second) = (format!("hello-{release}"), format!("long-{release}"));
+    let hello = containerd.run(&kata, &[], &first, &["sh", "-c", "echo err >&2; exit 5"], b"");
     assert_eq!(hello.code, 5, "{}\n{}", hello.stderr, containerd.log());
     assert!(hello.stderr.contains("err"), "{}", hello.stderr);
-    containerd.assert_gone("hello");
+    containerd.assert_gone(&first);
 
-    containerd.run_detached(&kata, &[], "long", &["sleep", "1000"]);
-    let exec =
-        finish(containerd.command(["task", "exec", "--exec-id", "e1", "long", "echo", "from exec"]), b"");
+    containerd.run_detached(&kata, &[], &second, &["sleep", "1000"]);
+    let exec = finish(containerd.command(containerd.exec_args(&second, "e1", &["echo", "from exec"])), b"");
     assert_eq!((exec.code, exec.text().as_str()), (0, "from exec\n"), "{}", exec.stderr);
-    containerd.remove("long");
-    containerd.assert_gone("long");
+    containerd.remove(&second);
+    containerd.assert_gone(&second);
 }
 
 #[test]

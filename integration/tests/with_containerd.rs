@@ -219,7 +219,7 @@ fn execs_run_beside_each_other_with_their_own_exit_codes() {
         let id = format!("{}-exec", label(runtime));
         containerd.run_detached(runtime, &[], &id, &["sleep", "1000"]);
         let exec = |name: &str, script: &str| {
-            finish(containerd.command(["task", "exec", "--exec-id", name, &id, "sh", "-c", script]), b"")
+            finish(containerd.command(containerd.exec_args(&id, name, &["sh", "-c", script])), b"")
         };
         let one = exec("one", "echo out; echo err >&2; exit 7");
         assert_eq!((one.code, one.text().as_str()), (7, "out\n"), "{id}: {}", one.stderr);
@@ -239,11 +239,12 @@ fn execs_run_beside_each_other_with_their_own_exit_codes() {
                 );
             }
         });
-        let user = ["task", "exec", "--exec-id", "user", "--user", "1000:1001", "--cwd", "/tmp", &id];
-        let user = finish(containerd.command(user.into_iter().chain(["sh", "-c", "id -u; id -g; pwd"])), b"");
+        let mut user = containerd.exec_args(&id, "user", &["sh", "-c", "id -u; id -g; pwd"]);
+        user.splice(2..2, ["--user", "1000:1001", "--cwd", "/tmp"].map(str::to_owned));
+        let user = finish(containerd.command(user), b"");
         assert_eq!(user.text(), "1000\n1001\n/tmp\n", "{id}: {}", user.stderr);
         let missing =
-            finish(containerd.command(["task", "exec", "--exec-id", "gone", &id, "/no/such/program"]), b"");
+            finish(containerd.command(containerd.exec_args(&id, "gone", &["/no/such/program"])), b"");
         assert_ne!(missing.code, 0, "{id}");
         assert!(missing.stderr.contains("/no/such/program"), "{id}: {}", missing.stderr);
         containerd.remove(&id);

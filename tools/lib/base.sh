@@ -42,7 +42,7 @@ trap 'exit 143' TERM
 
 # Directories that the runtime makes in shared places: those that were not there before are removed again when empty.
 shared_dirs="/run/kata-containers /run/kata-containers/shared /run/kata-containers/shared/sandboxes
-    /run/vc /run/vc/sbs /run/vc/vm /run/containerd /run/containerd/s /run/containerd/fifo"
+    /run/vc /run/vc/sbs /run/vc/vm /run/containerd /run/containerd/s /run/containerd/fifo /run/containerd/runc"
 leave_no_dirs() {
     local dir fresh=""
     for dir in $shared_dirs; do

@@ -53,6 +53,7 @@ stop_containerd() {
     done
     # runc leaves the namespace's own group.
     rmdir /sys/fs/cgroup/*/$namespace /sys/fs/cgroup/$namespace 2>/dev/null
+    rm -rf --one-file-system /run/containerd/runc/$namespace
 }
 
 private_ctr() {

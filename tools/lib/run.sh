@@ -43,7 +43,7 @@ dev_run() {
         options+=(--runtime "$KATA_DEV_RUNTIME")
     fi
     local status=0
-    private_ctr run --rm "${options[@]}" "$image" "run-$$" "$@" || status=$?
+    private_ctr run --rm --fifo-dir "$state/fifo" "${options[@]}" "$image" "run-$$" "$@" || status=$?
     exit "$status"
 }
 

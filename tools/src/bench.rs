@@ -80,7 +80,14 @@ impl Options {
     /// Runs one container; returns milliseconds.
     fn run(&self, runtime: &str, run: usize) -> Result<f64> {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(&self.address).args(["--namespace", &self.namespace, "run", "--rm"]);
+        command.arg("--address").arg(&self.address).args([
+            "--namespace",
+            &self.namespace,
+            "run",
+            "--rm",
+            "--fifo-dir",
+        ]);
+        command.arg(self.log.with_file_name("fifo"));
         command.args(["--runtime", runtime]);
         if runtime.contains("kata") {
             command.arg("--runtime-config-path").arg(&self.config);
