@@ -56,6 +56,7 @@ dev_install() {
     if is_edited "$configuration"; then
         say "kept: $destdir$configuration, which is not as installed; the new one is beside it as configuration.toml.new"
         put 644 "$config" "$configuration.new"
+        printf '%s %s\n' "$(hash_of "$config")" "$configuration" >>"$manifest.new"
     else
         put 644 "$config" "$configuration"
     fi
@@ -73,10 +74,10 @@ dev_uninstall() {
         elif [ -e "$destdir$path" ]; then
             say "kept: $destdir$path, which is not as installed"
         fi
-        rmdir -p --ignore-fail-on-non-empty "$(dirname "$destdir$path")" 2>/dev/null || true
     done <"$manifest"
     rm -f "$manifest"
-    rmdir -p --ignore-fail-on-non-empty "$destdir$share" 2>/dev/null || true
+    # Our own folders alone: an empty /usr/local/bin belongs to the system.
+    rmdir --ignore-fail-on-non-empty "$destdir$share" "$(dirname "$destdir$configuration")" 2>/dev/null || true
     say "uninstalled"
 }
 
