@@ -1,6 +1,12 @@
 //! One process of a container, from its launch until the host has fetched its end and its output.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::Mutex, time::sleep};
 use ttrpc::Code;
@@ -31,11 +37,25 @@ pub struct Process {
     stdout: Mutex<Option<Reader>>,
     stderr: Mutex<Option<Reader>>,
     terminal: Option<Arc<Terminal>>,
+    /// What of it the host has fetched: its end, and each output up to its own end.
+    fetched: Fetched,
+}
+
+struct Fetched {
+    exit: AtomicBool,
+    stdout: AtomicBool,
+    stderr: AtomicBool,
 }
 
 impl Process {
     pub fn new(pid: i32, exit: ExitWatch, streams: AgentStreams) -> Self {
+        let fetched = Fetched {
+            exit: AtomicBool::new(false),
+            stdout: AtomicBool::new(streams.stdout.is_none()),
+            stderr: AtomicBool::new(streams.stderr.is_none()),
+        };
         Self {
+            fetched,
             pid,
             exit,
             stdin: Mutex::new(streams.stdin),
@@ -63,11 +83,22 @@ impl Process {
         Ok((*code).expect("wait_for returned on Some"))
     }
 
+    /// Notes that the host has its exit code.
+    pub fn exit_fetched(&self) {
+        self.fetched.exit.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the host has everything there is to have of it.
+    pub fn is_done(&self) -> bool {
+        let Fetched { exit, stdout, stderr } = &self.fetched;
+        [exit, stdout, stderr].iter().all(|fact| fact.load(Ordering::Relaxed))
+    }
+
     /// Reads some output; none is the end.
     pub async fn read(&self, output: Output, limit: usize) -> Result<Vec<u8>> {
-        let reader = match output {
-            Output::Stdout => &self.stdout,
-            Output::Stderr => &self.stderr,
+        let (reader, at_end) = match output {
+            Output::Stdout => (&self.stdout, &self.fetched.stdout),
+            Output::Stderr => (&self.stderr, &self.fetched.stderr),
         };
         let mut reader = reader.lock().await;
         let reader = reader.as_mut().ok_or_else(|| Error::internal("cannot get stream reader"))?;
@@ -76,11 +107,15 @@ impl Process {
                 sleep(DRAIN).await;
             }
         };
-        tokio::select! {
+        let data = tokio::select! {
             biased;
-            data = reader.read(limit.min(READ_LIMIT)) => data.context("read the process's output"),
+            data = reader.read(limit.min(READ_LIMIT)) => data,
             () = ended => Ok(Vec::new()),
+        };
+        if data.as_ref().is_ok_and(Vec::is_empty) && limit > 0 || data.is_err() {
+            at_end.store(true, Ordering::Relaxed);
         }
+        data.context("read the process's output")
     }
 
     /// Writes all of `data`, as fast as the process reads.

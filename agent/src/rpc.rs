@@ -117,8 +117,9 @@ impl Rpc {
         request: wire::ReadStreamRequest,
         output: Output,
     ) -> ttrpc::Result<wire::ReadStreamResponse> {
-        let process = self.process(&request.container_id, &request.exec_id)?;
-        let data = process.read(output, request.len as usize).await?;
+        let container = self.guest.container(&request.container_id)?;
+        let data = container.process(&request.exec_id)?.read(output, request.len as usize).await?;
+        container.forget_if_done(&request.exec_id);
         Ok(wire::ReadStreamResponse { data, ..Default::default() })
     }
 }
@@ -227,8 +228,10 @@ impl AgentService for Rpc {
         request: wire::WaitProcessRequest,
     ) -> ttrpc::Result<wire::WaitProcessResponse> {
         let container = self.guest.container(&request.container_id)?;
-        let status = container.process(&request.exec_id)?.wait().await?;
-        container.forget(&request.exec_id);
+        let process = container.process(&request.exec_id)?;
+        let status = process.wait().await?;
+        process.exit_fetched();
+        container.forget_if_done(&request.exec_id);
         Ok(wire::WaitProcessResponse { status, ..Default::default() })
     }
 

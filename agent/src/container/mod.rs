@@ -151,9 +151,12 @@ impl Container {
         lock(&self.execs).get(exec_id).cloned().ok_or_else(|| Error::not_found("InvalidExecId"))
     }
 
-    /// Forgets an exec that has ended and was waited for.
-    pub fn forget(&self, exec_id: &str) {
-        lock(&self.execs).remove(exec_id);
+    /// Forgets an exec of which the host has everything. What nobody has read yet stays, whoever waited meanwhile.
+    pub fn forget_if_done(&self, exec_id: &str) {
+        let mut execs = lock(&self.execs);
+        if execs.get(exec_id).is_some_and(|process| process.is_done()) {
+            execs.remove(exec_id);
+        }
     }
 
     /// Sends a signal to one process. One that has ended is left in peace.

@@ -103,6 +103,7 @@ async fn copy_out(
             break;
         }
     }
+    stream.taken().await;
     let _ = progress.send(Progress::Drained);
 }
 

@@ -1,13 +1,23 @@
 //! One end of a stream on the host, opened from its URI.
 
-use std::{io, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
+    time::{Instant, sleep},
 };
 
 use crate::error::{Context, Error, Result};
+
+/// A reader that takes nothing for so long is not there.
+const READER_LOST: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A URI taken apart.
 enum Place<'a> {
@@ -80,6 +90,35 @@ impl OutputStream {
 pub(super) enum InputStream {
     Fifo(pipe::Receiver),
     File(tokio::fs::File),
+}
+
+impl OutputStream {
+    /// Waits until the reader has taken what was written; gives up on one that takes nothing. An engine may close its
+    /// ends as soon as it hears of the process's end, and with them goes what it has not read.
+    pub async fn taken(&self) {
+        let Self::Fifo(pipe) = self else { return };
+        let mut last = (unread(pipe), Instant::now());
+        while last.0 > 0 && last.1.elapsed() < READER_LOST {
+            // A pipe tells its writer when there is room, never when it is empty.
+            sleep(LOOK_AGAIN).await;
+            let now = unread(pipe);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+    }
+}
+
+nix::ioctl_read_bad!(bytes_unread, nix::libc::FIONREAD, nix::libc::c_int);
+
+/// Bytes in a pipe that nobody has read yet.
+fn unread(pipe: &pipe::Sender) -> nix::libc::c_int {
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open and the number lives across the call.
+    match unsafe { bytes_unread(pipe.as_raw_fd(), &mut bytes) } {
+        Ok(_) => bytes,
+        Err(_) => 0,
+    }
 }
 
 /// Keeps a pipe of input from ending while clients come and go; dropped when the engine says that the input ends.
