@@ -2,4 +2,6 @@
 
 pub mod containerd;
 pub mod environment;
+pub mod fake_vm;
 pub mod terminal;
+pub mod workshop;

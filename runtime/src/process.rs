@@ -154,7 +154,12 @@ impl Process {
 
     /// From now on it runs: applies a remembered size.
     pub(crate) async fn mark_running(&self) {
-        *lock(&self.status) = Status::Running;
+        {
+            let mut status = lock(&self.status);
+            if *status == Status::Created {
+                *status = Status::Running;
+            }
+        }
         let size = lock(&self.size).take();
         if let Some((width, height)) = size
             && let Err(error) = self.agent.resize(&self.guest, width, height).await
@@ -197,16 +202,18 @@ impl Process {
         code
     }
 
-    /// Records its end, once; whoever comes later finds the first.
-    pub(crate) fn record(&self, code: u32) -> Exit {
-        *lock(&self.status) = Status::Stopped;
+    /// Records its end, once; whoever comes later finds the first. `tell` is called before anybody can see the end, so
+    /// that what follows from it is told after it.
+    pub(crate) fn record(&self, code: u32, tell: impl FnOnce(Exit)) -> Exit {
+        let mut status = lock(&self.status);
+        if let Some(known) = self.exit() {
+            return known;
+        }
         let exit = Exit { code, at: SystemTime::now() };
-        self.exit.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(exit);
-            first
-        });
-        self.exit().unwrap_or(exit)
+        tell(exit);
+        self.exit.send_replace(Some(exit));
+        *status = Status::Stopped;
+        exit
     }
 
     /// Lets go of its streams, after what is still on its way.

@@ -170,7 +170,7 @@ impl Container {
         };
         if let Err(error) = started.await {
             // What never ran has ended: waiters are told, and it can be deleted.
-            process.record(UNSTARTED);
+            process.record(UNSTARTED, |_| ());
             return Err(error);
         }
         process.mark_running().await;
@@ -198,7 +198,7 @@ impl Container {
     pub async fn delete_exec(&self, id: &str) -> Result<Exit> {
         let process = self.process(Some(id))?;
         let exit = match process.status() {
-            Status::Created => process.record(0),
+            Status::Created => process.record(0, |_| ()),
             Status::Stopped => process.wait().await?,
             Status::Running | Status::Paused => {
                 return Err(Error::precondition(format!("exec {id} still runs")));
@@ -216,8 +216,11 @@ impl Container {
             return Err(Error::precondition(format!("container {} still runs: kill it first", self.id)));
         }
         if self.init.status() == Status::Created {
-            // It waits before its program; what kills it in the guest is the removal below.
-            self.init.record(128 + SIGKILL);
+            // It waits before its program, and would for ever. The watcher cannot tell its end: it waits for our lock.
+            if let Err(error) = self.init.kill_all(SIGKILL).await {
+                tracing::debug!(%error, container = %self.id, "not killed in the guest");
+            }
+            self.init.record(128 + SIGKILL, |exit| self.tell_exit(self.id.as_str(), exit));
         }
         let exit = self.init.wait().await?;
         self.init.detach(READER_PATIENCE).await;
@@ -232,10 +235,11 @@ impl Container {
 
     /// The guest is gone: every process that had not ended has, with `code`.
     pub(crate) fn guest_died(&self, code: u32) {
-        for exec in lock(&self.execs).values().filter(|exec| exec.status() == Status::Running) {
-            exec.record(code);
+        let execs: Vec<_> = lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.clone())).collect();
+        for (id, exec) in execs.iter().filter(|(_, exec)| exec.status() == Status::Running) {
+            exec.record(code, |exit| self.tell_exit(id, exit));
         }
-        self.init.record(code);
+        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), exit));
     }
 
     pub(crate) async fn release_storage(&self) -> Result<()> {
@@ -258,14 +262,12 @@ impl Container {
         let code = self.end_of(&self.init).await;
         let _order = self.lifecycle.lock().await;
         self.end_execs().await;
-        let exit = self.init.record(code);
-        self.tell_exit(self.id.as_str(), exit);
+        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), exit));
     }
 
     async fn watch_exec(self: Arc<Self>, id: String, process: Arc<Process>) {
         let code = self.end_of(&process).await;
-        let exit = process.record(code);
-        self.tell_exit(&id, exit);
+        process.record(code, |exit| self.tell_exit(&id, exit));
     }
 
     /// Waits for the end in the guest, or for the end of the guest.

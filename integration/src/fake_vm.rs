@@ -1,0 +1,133 @@
+//! A hypervisor whose VM is the agent, served in this process; containers run as plain children of the test. All of the
+//! engine runs for real, and the VM can be told to refuse, to stay silent, or to die.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use agent::{Guest, GuestConfig, Isolation};
+use async_trait::async_trait;
+use futures::stream;
+use runtime::{
+    error::{Context, Error, Result},
+    ledger::Ledger,
+    vm::{AgentAddr, Hypervisor, Vm, VmExit, VmSpec},
+};
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    task::{AbortHandle, spawn},
+};
+
+/// What the VM does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    Boots,
+    /// The hypervisor says no.
+    Refuses,
+    /// Connections are taken, and nothing is ever answered.
+    StaysSilent,
+    /// The VM ends while it boots.
+    DiesAtBoot,
+}
+
+/// Boots fake VMs and remembers them.
+pub struct FakeHypervisor {
+    behaviour: Behaviour,
+    vms: Mutex<Vec<Arc<FakeVm>>>,
+}
+
+impl FakeHypervisor {
+    pub fn new(behaviour: Behaviour) -> Arc<Self> {
+        Arc::new(Self { behaviour, vms: Mutex::default() })
+    }
+
+    /// The VM that was booted last.
+    pub fn vm(&self) -> Arc<FakeVm> {
+        self.vms.lock().expect("no test panics inside").last().expect("a VM was booted").clone()
+    }
+}
+
+#[async_trait]
+impl Hypervisor for FakeHypervisor {
+    async fn boot(&self, spec: VmSpec, _ledger: &Ledger) -> Result<Arc<dyn Vm>> {
+        if self.behaviour == Behaviour::Refuses {
+            return Err(Error::unavailable("this hypervisor boots nothing"));
+        }
+        let socket = spec.dir.join("agent.sock");
+        let listener = UnixListener::bind(&socket).context("bind the agent's socket")?;
+        let config = GuestConfig {
+            isolation: Isolation::PlainChildren,
+            bundles: spec.dir.join("guest"),
+            pipe_size: 0,
+        };
+        let guest = Arc::new(Guest::new(config));
+        let server = spawn(serve(listener, guest.clone(), self.behaviour)).abort_handle();
+        let vm = Arc::new(FakeVm { socket, guest, server, exited: watch::Sender::new(None) });
+        if self.behaviour == Behaviour::DiesAtBoot {
+            vm.die("the guest's kernel panicked");
+        }
+        self.vms.lock().expect("no test panics inside").push(vm.clone());
+        Ok(vm)
+    }
+}
+
+async fn serve(listener: UnixListener, guest: Arc<Guest>, behaviour: Behaviour) {
+    if behaviour == Behaviour::StaysSilent {
+        let mut kept = Vec::new();
+        while let Ok(connection) = listener.accept().await {
+            kept.push(connection);
+        }
+        return;
+    }
+    let connections = stream::unfold(listener, |listener| async {
+        let accepted: io::Result<_> = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    if let Err(error) = agent::serve(connections, guest).await {
+        tracing::warn!(%error, "the fake guest's agent ended");
+    }
+}
+
+/// A fake VM.
+pub struct FakeVm {
+    socket: PathBuf,
+    guest: Arc<Guest>,
+    server: AbortHandle,
+    exited: watch::Sender<Option<VmExit>>,
+}
+
+impl FakeVm {
+    /// Ends it without a word to anybody in it.
+    pub fn die(&self, reason: &str) {
+        self.server.abort();
+        let _ = self.guest.destroy_sandbox(); // There may be none yet; its processes go with it.
+        self.exited.send_if_modified(|exit| {
+            let first = exit.is_none();
+            exit.get_or_insert(VmExit { reason: reason.into() });
+            first
+        });
+    }
+}
+
+#[async_trait]
+impl Vm for FakeVm {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn agent_address(&self) -> AgentAddr {
+        AgentAddr::Unix { socket: self.socket.clone() }
+    }
+
+    fn exited(&self) -> watch::Receiver<Option<VmExit>> {
+        self.exited.subscribe()
+    }
+
+    async fn stop(&self) -> Result<()> {
+        self.die("stopped on request");
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! A temporary place with everything a sandbox over a fake VM needs: roots, a configuration, bundles, named pipes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use runtime::{
+    bundle::Bundle,
+    config::Config,
+    ids::{ContainerId, SandboxId},
+    paths::Paths,
+    sandbox::CreateContainer,
+    stdio::Stdio,
+};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The place; gone when dropped.
+pub struct Workshop {
+    dir: TempDir,
+}
+
+impl Workshop {
+    /// `None`, with a word, without the right to mount.
+    pub fn open() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            eprintln!("skipped: needs root, for the shared tree is made of mounts");
+            return None;
+        }
+        Some(Self { dir: tempfile::tempdir().expect("make a temporary folder") })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn paths(&self) -> Paths {
+        Paths::under(self.dir.path())
+    }
+
+    /// A configuration without a daemon for the share; `more` is appended.
+    pub fn config(&self, more: &str) -> Config {
+        let path = self.dir.path().join("configuration.toml");
+        let text = format!(
+            "[hypervisor.qemu]\npath = \"/bin/true\"\nkernel = \"/bin/true\"\ninitrd = \"/bin/true\"\n\
+             shared_fs = \"virtio-9p\"\n{more}"
+        );
+        fs::write(&path, text).expect("write the configuration");
+        Config::load(&path).expect("a good configuration")
+    }
+
+    /// A bundle that runs `script` by the host's shell.
+    pub fn bundle(&self, id: &str, script: &str) -> Bundle {
+        let dir = self.dir.path().join(format!("bundle-{id}"));
+        fs::create_dir_all(dir.join("rootfs")).expect("make the bundle");
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": ["sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0},
+                "env": ["PATH=/usr/bin:/bin"],
+            },
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": [{"type": "mount"}]},
+        });
+        fs::write(dir.join("config.json"), config.to_string()).expect("write config.json");
+        Bundle::load(&dir).expect("a good bundle")
+    }
+
+    /// A request for a container that runs `script`.
+    pub fn container(&self, id: &str, script: &str, stdio: Stdio) -> CreateContainer {
+        let bundle = self.bundle(id, script);
+        let id = ContainerId::new(id).expect("a good id");
+        CreateContainer { id, bundle, rootfs: Vec::new(), stdio }
+    }
+
+    /// Named pipes for all three streams of a process.
+    pub fn pipes(&self, name: &str) -> Stdio {
+        let pipe = |stream: &str| {
+            let path = self.dir.path().join(format!("{name}-{stream}"));
+            mkfifo(&path, Mode::S_IRWXU).expect("make a named pipe");
+            path.display().to_string()
+        };
+        Stdio { stdin: pipe("in"), stdout: pipe("out"), stderr: pipe("err"), terminal: false }
+    }
+
+    /// What is left of sandboxes: files and mounts below the roots.
+    pub fn remains(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        let mut remains: Vec<_> = points.filter(|point| point.starts_with(self.dir.path())).collect();
+        for dir in ["vc/sbs", "vc/vm", "kata-containers/shared/sandboxes"] {
+            let entries = fs::read_dir(self.dir.path().join(dir)).into_iter().flatten().flatten();
+            remains.extend(entries.map(|entry| entry.path()));
+        }
+        remains
+    }
+}
+
+/// A sandbox's id.
+pub fn sandbox_id(id: &str) -> SandboxId {
+    SandboxId::new(id).expect("a good id")
+}
