@@ -81,7 +81,7 @@ struct Unserved(&'static str);
 #[async_trait]
 impl MethodHandler for Unserved {
     async fn handler(&self, _: TtrpcContext, _: Request) -> ttrpc::Result<Response> {
-        Err(Error::new(Code::UNIMPLEMENTED, format!("{} is not served by this agent", self.0)).into())
+        Ok(refusal(Code::UNIMPLEMENTED, format!("{} is not served by this agent", self.0)))
     }
 }
 
@@ -99,8 +99,15 @@ impl MethodHandler for Guarded {
         AssertUnwindSafe(self.0.handler(context, request))
             .catch_unwind()
             .await
-            .unwrap_or_else(|_| Err(Error::internal(format!("{method} panicked in the agent")).into()))
+            .unwrap_or_else(|_| Ok(refusal(Code::INTERNAL, format!("{method} panicked in the agent"))))
     }
+}
+
+/// An answer that is an error. What a handler returns as `Err` loses its code on the way.
+fn refusal(code: Code, text: String) -> Response {
+    let mut response = Response::new();
+    response.set_status(ttrpc::get_status(code, text));
+    response
 }
 
 struct Rpc {
