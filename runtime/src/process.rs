@@ -6,14 +6,19 @@ use std::{
 };
 
 use oci_spec::runtime as oci;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::timeout,
+};
 
 use crate::{
     agent::{AgentClient, GuestProcess, SignalScope},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     stdio::{Copying, HostStreams, InputKeeper, Stdio},
 };
 
+/// How much later than the end of its connections the end of a VM may be known.
+const NEWS_OF_DEATH: Duration = Duration::from_secs(5);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
 
@@ -192,6 +197,10 @@ impl Process {
             Ok(code) => code as u32 & 0xff,
             Err(error) => {
                 tracing::debug!(%error, container = self.guest.container, exec = self.guest.exec, "wait ended");
+                if error.kind() == ErrorKind::Unavailable {
+                    // The connection broke, most likely because the VM has died; whoever watches it knows the code.
+                    let _ = timeout(NEWS_OF_DEATH, self.wait()).await;
+                }
                 UNKNOWN_EXIT
             }
         };
