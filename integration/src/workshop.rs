@@ -99,6 +99,17 @@ impl Workshop {
     }
 }
 
+impl Drop for Workshop {
+    /// A test that failed half-way leaves its mounts, which would keep the folder.
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| Path::new(point).starts_with(self.dir.path())) {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH); // The next test has another folder.
+        }
+    }
+}
+
 /// A sandbox's id.
 pub fn sandbox_id(id: &str) -> SandboxId {
     SandboxId::new(id).expect("a good id")
