@@ -64,8 +64,7 @@ impl Drop for Mux {
 
 /// Says hello and drops everything up to the guest's answer: the port may hold the end of an older conversation.
 async fn greet(port: &mut UnixStream) -> io::Result<()> {
-    let nonce: [u8; 8] = std::array::from_fn(|_| 0);
-    let mut nonce = nonce;
+    let mut nonce = [0; 8];
     tokio::fs::File::open("/dev/urandom").await?.read_exact(&mut nonce).await?;
     let hello = format!("{SERIAL_HELLO} {:016x}\n", u64::from_le_bytes(nonce));
     port.write_all(hello.as_bytes()).await?;
