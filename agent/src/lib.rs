@@ -15,6 +15,7 @@ pub mod options;
 mod process;
 pub mod reaper;
 mod rpc;
+mod safe_path;
 mod stdio;
 mod storage;
 

@@ -118,6 +118,21 @@ fn environment_and_directory_are_the_specs() {
 }
 
 #[test]
+fn a_missing_working_directory_is_made() {
+    both(&["--cwd", "/not/there/../yet"], &["pwd"], b"", |label, finished| {
+        assert_eq!(finished.text(), "/not/yet\n", "{label}: {}", finished.stderr);
+    });
+}
+
+#[test]
+fn a_closed_pipe_ends_its_writer_silently() {
+    both(&[], &["sh", "-c", "yes | head -n 1"], b"", |label, finished| {
+        assert_eq!(finished.text(), "y\n", "{label}");
+        assert!(!finished.stderr.contains("Broken pipe"), "{label}: {}", finished.stderr);
+    });
+}
+
+#[test]
 fn a_read_only_root_refuses_writes() {
     both(
         &["--read-only"],

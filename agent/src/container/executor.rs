@@ -8,7 +8,11 @@ use std::{
 };
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use nix::{errno::Errno, unistd::execv};
+use nix::{
+    errno::Errno,
+    sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
+    unistd::execv,
+};
 use oci_spec::runtime::Spec;
 
 /// Runs in the container, after everything else is set up.
@@ -22,6 +26,7 @@ impl Executor for Program {
         let text = |text: &str| CString::new(text).map_err(|_| ExecutorError::InvalidArg);
         let program = text(&program.to_string_lossy())?;
         let args = args.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
+        default_signals();
         let errno = match execv(&program, &args) {
             Ok(never) => match never {},
             Err(errno) => errno,
@@ -32,6 +37,14 @@ impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         find(args(spec), env(spec)).map(drop).map_err(ExecutorValidationError::ArgValidationError)
     }
+}
+
+/// Every program starts with nothing blocked or ignored, whatever this process was given: Rust ignores SIGPIPE, which a
+/// program would inherit.
+fn default_signals() {
+    // SAFETY: the default is no function of ours that could run.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
 fn args(spec: &Spec) -> &[String] {

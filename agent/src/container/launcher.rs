@@ -153,7 +153,11 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    // Of a program that cannot run, runc tells just this.
+    match text.find("exec: \"") {
+        Some(place) => text.split_off(place),
+        None => text,
+    }
 }
 
 fn builder(

@@ -24,6 +24,7 @@ use crate::{
     error::{Context, Error, Result},
     namespaces::SharedNamespaces,
     process::Process,
+    safe_path,
 };
 use launch::Launcher;
 
@@ -118,7 +119,10 @@ impl Container {
 
     /// Adds a running process under a name of its own.
     pub async fn exec(&self, exec_id: &str, mut spec: oci::Process) -> Result<()> {
-        if exec_id.is_empty() || exec_id == self.id || lock(&self.execs).contains_key(exec_id) {
+        // The host uses a name again once it has everything of the process that had it.
+        let in_use =
+            |execs: &HashMap<_, Arc<Process>>| execs.get(exec_id).is_some_and(|process| !process.has_ended());
+        if exec_id.is_empty() || exec_id == self.id || in_use(&lock(&self.execs)) {
             return Err(Error::internal(format!("exec_id '{exec_id}' already exists")));
         }
         plan::plan_process(&mut spec)?;
@@ -208,6 +212,7 @@ async fn make_init(
                 &plan::Surroundings { shared, pid_namespace: around.pid_namespace.clone() },
             )?;
             let terminal = planned.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+            make_cwd(&planned)?;
             write_json(&bundle.join("config.json"), &planned)?;
             launcher.create(id, bundle, terminal, around.pipe_size).await
         }
@@ -216,6 +221,15 @@ async fn make_init(
             plain::create(bundle, process, around.pipe_size)
         }
     }
+}
+
+/// Images name working directories that they do not have; every engine expects the runtime to make them.
+fn make_cwd(spec: &oci::Spec) -> Result<()> {
+    let (Some(root), Some(process)) = (spec.root(), spec.process()) else {
+        return Ok(());
+    };
+    safe_path::create_dir_all(root.path(), process.cwd())
+        .context(format!("process.cwd: create {}", process.cwd().display()))
 }
 
 /// Takes away what a container has outside its processes. Failures are only logged: the guest ends with its sandbox.
