@@ -18,6 +18,7 @@ mod rpc;
 mod safe_path;
 mod stdio;
 mod storage;
+pub mod template;
 
 use std::{io, sync::Arc};
 

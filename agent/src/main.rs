@@ -8,14 +8,16 @@ use std::{
 };
 
 use agent::{
-    Guest, GuestConfig, Isolation, boot, channel,
+    Guest, GuestConfig, Isolation, boot,
+    channel::Source,
     container::{launch::Launcher, launcher},
-    error::{Context, Result},
+    error::{Context, Error, Result},
     options::Options,
     reaper::Reaper,
-    serve,
+    serve, template,
 };
 use protocols::guest::BUNDLE_DIR;
+use tokio::sync::watch;
 
 fn main() -> ExitCode {
     let is_init = std::process::id() == 1;
@@ -52,7 +54,36 @@ fn log_to_console(level: tracing::Level) {
     }
 }
 
+/// What ended a time of serving.
+enum Over {
+    /// The sandbox was destroyed, and the guest ends.
+    Destroyed,
+    /// The host wants a template, and this line given back when it is one.
+    Template(String),
+}
+
 fn run(options: &Options, launcher: OwnedFd) -> Result<()> {
+    let first = Source::open(&options.address)?;
+    let mut moved = None;
+    loop {
+        let launcher = launcher.try_clone().context("the launcher's socket")?;
+        let source = moved.as_ref().unwrap_or(&first);
+        // In a thread of its own: what a thread takes from the kernel's randomness, such as the seeds of its hash
+        // tables, must not be a template's.
+        let over = std::thread::scope(|scope| scope.spawn(|| serve_guest(options, source, launcher)).join())
+            .map_err(|_| Error::internal("the serving thread panicked"))??;
+        let (Over::Template(line), Source::Serial { port }) = (over, &first) else {
+            return Ok(());
+        };
+        let address = template::wait(port, &line)?;
+        moved = match address == options.address {
+            true => None,
+            false => Some(Source::open(&address)?),
+        };
+    }
+}
+
+fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<Over> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -62,10 +93,15 @@ fn run(options: &Options, launcher: OwnedFd) -> Result<()> {
         let reaper = Reaper::start()?;
         let isolation = Isolation::Full(Launcher::new(launcher, reaper)?);
         let config = GuestConfig { isolation, bundles: BUNDLE_DIR.into(), pipe_size: options.pipe_size };
-        let connections = channel::listen(&options.address).await?;
-        tracing::info!(address = ?options.address, "ready");
-        serve(connections, Arc::new(Guest::new(config)))
-            .await
-            .map_err(|error| agent::error::Error::internal(error.to_string()))
+        let (parking, mut parked) = watch::channel(None);
+        let connections = source.listen(parking)?;
+        tracing::info!("ready");
+        tokio::select! {
+            served = serve(connections, Arc::new(Guest::new(config))) => {
+                served.map_err(|error| Error::internal(error.to_string()))?;
+                Ok(Over::Destroyed)
+            }
+            Ok(line) = parked.wait_for(Option::is_some) => Ok(Over::Template(line.clone().unwrap_or_default())),
+        }
     })
 }

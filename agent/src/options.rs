@@ -70,7 +70,8 @@ fn set<T>(place: &mut T, value: Option<T>) -> bool {
     }
 }
 
-fn parse_address(text: &str) -> Option<ServerAddress> {
+/// `vsock://<cid>:<port>`, `serial://<name>` or `unix://<path>`.
+pub(crate) fn parse_address(text: &str) -> Option<ServerAddress> {
     match text.split_once("://")? {
         ("vsock", rest) => {
             let (_, port) = rest.rsplit_once(':')?;

@@ -88,6 +88,11 @@ impl Process {
         self.fetched.exit.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the host has its exit code.
+    pub fn is_exit_fetched(&self) -> bool {
+        self.fetched.exit.load(Ordering::Relaxed)
+    }
+
     /// Whether the host has everything there is to have of it.
     pub fn is_done(&self) -> bool {
         let Fetched { exit, stdout, stderr } = &self.fetched;

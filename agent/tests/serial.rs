@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use agent::channel::serial_connections;
+use agent::channel::serial;
 use futures::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The guest: everything that arrives on a connection is sent back.
 fn echoing_guest(line: DuplexStream) {
-    let mut connections = Box::pin(serial_connections(line, 1024));
+    let mut connections = Box::pin(serial::connections(line, tokio::sync::watch::channel(None).0));
     tokio::spawn(async move {
         while let Some(stream) = connections.next().await {
             tokio::spawn(async move {

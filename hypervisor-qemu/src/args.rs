@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use runtime::{
     config::HypervisorConfig,
     error::{Error, Result},
-    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, SERIAL_PORT_NAME, VmSize, VmSpec},
+    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, Origin, SERIAL_PORT_NAME, VmSize, VmSpec},
 };
 use serde_json::json;
 
@@ -21,7 +21,12 @@ use crate::{
 pub(crate) struct Inherited {
     pub qmp: RawFd,
     pub console: RawFd,
-    pub agent: AgentWire,
+    /// The file of [`MemoryKind::File`].
+    pub memory: Option<RawFd>,
+    /// A listening unix socket behind the serial port of a template or clone.
+    pub template: Option<RawFd>,
+    /// Of a template only, nothing.
+    pub agent: Option<AgentWire>,
 }
 
 /// What carries the agent's connection.
@@ -49,7 +54,7 @@ pub(crate) fn arguments(
     args.add("-cpu", cpu(config, accelerator));
     args.add("-smp", smp(spec.size));
     args.add("-m", memory(spec.size));
-    args.add("-object", memory_backend(spec, config));
+    args.add("-object", memory_backend(spec, config, inherited.memory)?);
     for flag in ["-no-user-config", "-nodefaults", "-nographic", "-no-reboot"] {
         args.flag(flag);
     }
@@ -61,11 +66,22 @@ pub(crate) fn arguments(
     if !config.firmware.as_os_str().is_empty() {
         args.add("-bios", utf8(&config.firmware)?);
     }
+    if spec.origin != Origin::Boot {
+        for global in arch::QUIET_PORTS {
+            args.add("-global", *global);
+        }
+    }
     args.add("-chardev", format!("socket,id=qmp,fd={}", inherited.qmp));
     args.add("-mon", "chardev=qmp,mode=control");
     boot(&mut args, spec, config, accelerator)?;
     for described in devices(spec, inherited)? {
         args.device(&described);
+    }
+    for described in added(spec, inherited)? {
+        args.backend(&described);
+    }
+    if spec.origin == Origin::Clone {
+        args.add("-incoming", "defer");
     }
     Ok(args.0)
 }
@@ -83,11 +99,15 @@ impl Args {
         self.0.push(value.into());
     }
 
-    fn device(&mut self, described: &Described) {
+    fn backend(&mut self, described: &Described) {
         if let Some(backend) = &described.backend {
             let (option, value) = backend.option();
             self.add(option, value);
         }
+    }
+
+    fn device(&mut self, described: &Described) {
+        self.backend(described);
         self.add("-device", described.device.to_string());
     }
 }
@@ -101,8 +121,10 @@ fn check(spec: &VmSpec, config: &HypervisorConfig) -> Result<()> {
             arch::MACHINE_TYPES.join(", ")
         )));
     }
-    let vhost_user = spec.devices.iter().any(|device| matches!(device, Device::VirtioFs { .. }));
-    if spec.memory == MemoryKind::Private && (vhost_user || spec.channel == Channel::VhostUserVsock) {
+    let devices = || spec.devices.iter().chain(&spec.added);
+    let vhost_user = devices().any(|device| matches!(device, Device::VirtioFs { .. }));
+    let private = matches!(spec.memory, MemoryKind::Private | MemoryKind::File { shared: false, .. });
+    if private && (vhost_user || spec.channel == Channel::VhostUserVsock) {
         return Err(Error::internal("a vhost-user device needs shared guest memory"));
     }
     Ok(())
@@ -156,19 +178,24 @@ fn memory(size: VmSize) -> String {
     memory
 }
 
-fn memory_backend(spec: &VmSpec, config: &HypervisorConfig) -> String {
-    let (kind, shared) = match spec.memory {
+fn memory_backend(spec: &VmSpec, config: &HypervisorConfig, file: Option<RawFd>) -> Result<String> {
+    let (kind, shared) = match &spec.memory {
         MemoryKind::Private => ("memory-backend-ram", false),
         MemoryKind::Shared => ("memory-backend-memfd", true),
+        MemoryKind::File { shared, .. } => ("memory-backend-file", *shared),
     };
-    json!({
+    let mut backend = json!({
         "qom-type": kind,
         "id": "mem0",
         "size": spec.size.memory.bytes(),
         "share": shared,
         "prealloc": config.enable_mem_prealloc,
-    })
-    .to_string()
+    });
+    if let MemoryKind::File { .. } = spec.memory {
+        let file = file.ok_or_else(|| Error::internal("the file of the memory is not passed on"))?;
+        backend["mem-path"] = format!("/proc/self/fd/{file}").into();
+    }
+    Ok(backend.to_string())
 }
 
 fn boot(args: &mut Args, spec: &VmSpec, config: &HypervisorConfig, accelerator: Accelerator) -> Result<()> {
@@ -182,21 +209,50 @@ fn boot(args: &mut Args, spec: &VmSpec, config: &HypervisorConfig, accelerator: 
     Ok(())
 }
 
+/// A clone's devices begin with its template's, in their order, and so are in the same places.
 fn devices(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     let virtio_console = arch::CONSOLE_IS_VIRTIO && spec.devices.contains(&Device::Console);
-    if spec.channel == Channel::Serial || virtio_console {
+    if spec.channel == Channel::Serial || inherited.template.is_some() || virtio_console {
         all.push(device::serial_bus());
     }
     for (index, device) in spec.devices.iter().enumerate() {
         all.push(device::describe(index, device, inherited.console)?);
     }
-    all.push(match inherited.agent {
+    if let Some(listener) = inherited.template {
+        all.push(device::serial_port(SERIAL_PORT_NAME, listener));
+    }
+    match spec.origin {
+        Origin::Boot => all.extend(inherited.agent.map(agent_wire)),
+        Origin::Template | Origin::Clone => all.extend((0..device::PORTS).map(device::port)),
+    }
+    Ok(all)
+}
+
+/// What a clone is given when it has been restored: its back ends are there from the start.
+pub(crate) fn added(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
+    let mut all = Vec::new();
+    for (index, device) in spec.added.iter().enumerate() {
+        all.push(device::describe(spec.devices.len() + index, device, inherited.console)?);
+    }
+    if spec.origin != Origin::Boot {
+        all.extend(inherited.agent.map(agent_wire));
+    }
+    if all.len() > device::PORTS {
+        return Err(Error::precondition(format!("{} devices for {} ports", all.len(), device::PORTS)));
+    }
+    for (port, described) in all.iter_mut().enumerate() {
+        described.device["bus"] = device::port_name(port).into();
+    }
+    Ok(all)
+}
+
+fn agent_wire(wire: AgentWire) -> Described {
+    match wire {
         AgentWire::Serial { listener } => device::serial_port(SERIAL_PORT_NAME, listener),
         AgentWire::Vsock { vhost, cid } => device::vhost_vsock(vhost, cid),
         AgentWire::VhostUserVsock { connection } => device::vhost_user_vsock(connection),
-    });
-    Ok(all)
+    }
 }
 
 #[cfg(test)]
@@ -211,7 +267,13 @@ mod tests {
 
     use super::*;
 
-    const SERIAL: Inherited = Inherited { qmp: 4, console: 5, agent: AgentWire::Serial { listener: 3 } };
+    const SERIAL: Inherited = Inherited {
+        qmp: 4,
+        console: 5,
+        memory: None,
+        template: None,
+        agent: Some(AgentWire::Serial { listener: 3 }),
+    };
 
     fn spec() -> VmSpec {
         VmSpec {
@@ -223,7 +285,9 @@ mod tests {
                 rootfs: GuestRootfs::Initrd("/kata/initrd".into()),
                 parameters: vec!["agent.server_addr=serial://agent.channel.0".into(), "panic=9".into()],
             },
+            origin: Origin::Boot,
             memory: MemoryKind::Private,
+            added: Vec::new(),
             devices: vec![
                 Device::Console,
                 Device::Rng { source: "/dev/urandom".into() },
@@ -277,7 +341,7 @@ mod tests {
         };
         virtiofs.size.max_vcpus = 8;
         virtiofs.size.max_memory = MiB(16384);
-        let vsock = Inherited { agent: AgentWire::Vsock { vhost: 3, cid: 4711 }, ..SERIAL };
+        let vsock = Inherited { agent: Some(AgentWire::Vsock { vhost: 3, cid: 4711 }), ..SERIAL };
         golden("vsock-virtiofs-kvm-hotplug.args", &kvm(&virtiofs, &config, vsock));
 
         virtiofs.channel = Channel::VhostUserVsock;
@@ -295,8 +359,37 @@ mod tests {
             enable_mem_prealloc: true,
             ..config
         };
-        let vhost_user = Inherited { agent: AgentWire::VhostUserVsock { connection: 3 }, ..SERIAL };
+        let vhost_user = Inherited { agent: Some(AgentWire::VhostUserVsock { connection: 3 }), ..SERIAL };
         golden("vhost-user-vsock-image-debug.args", &kvm(&virtiofs, &everything_set, vhost_user));
+    }
+
+    #[test]
+    fn a_clone_differs_from_its_template_only_in_what_is_not_saved() {
+        let memory = |shared| MemoryKind::File {
+            file: std::sync::Arc::new(fs::File::open("/dev/null").unwrap()),
+            shared,
+        };
+        let inherited = Inherited { memory: Some(6), template: Some(3), agent: None, ..SERIAL };
+        let template = VmSpec { origin: Origin::Template, memory: memory(true), ..spec() };
+        let template = arguments(&template, &config(), Accelerator::Tcg, inherited).unwrap();
+        golden("template.args", &template);
+
+        let fs = Device::VirtioFs { tag: "kataShared".into(), socket: "/s".into(), queue_size: 8 };
+        let clone = VmSpec {
+            origin: Origin::Clone,
+            memory: memory(true),
+            added: vec![fs],
+            channel: Channel::VhostUserVsock,
+            ..spec()
+        };
+        let inherited = Inherited { agent: Some(AgentWire::VhostUserVsock { connection: 7 }), ..inherited };
+        let arguments = arguments(&clone, &config(), Accelerator::Tcg, inherited).unwrap();
+        assert_eq!(arguments[..template.len()], template);
+        let backends = ["-chardev", "socket,id=fs3,path=/s", "-chardev", "socket,id=agent,fd=7"];
+        assert_eq!(arguments[template.len()..], [&backends[..], &["-incoming", "defer"]].concat());
+        let added = added(&clone, inherited).unwrap();
+        let places: Vec<_> = added.iter().map(|added| added.device["bus"].as_str().unwrap()).collect();
+        assert_eq!(places, ["port0", "port1"]);
     }
 
     #[test]

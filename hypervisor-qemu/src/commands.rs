@@ -1,7 +1,8 @@
 //! QMP commands and event data in loose types of our own, where `qapi-qmp`'s are stricter than some QEMU at hand.
 
 use qapi_spec::Command;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::Value;
 
 /// `query-status`. The run state is a plain word: QEMU adds new ones.
 #[derive(Debug, Serialize)]
@@ -17,6 +18,65 @@ impl Command for QueryStatus {
     type Ok = Status;
     const NAME: &'static str = "query-status";
     const ALLOW_OOB: bool = false;
+}
+
+/// `migrate-set-capabilities`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SetMigrationCapabilities {
+    pub capabilities: Vec<MigrationCapability>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct MigrationCapability {
+    pub capability: &'static str,
+    pub state: bool,
+}
+
+impl Command for SetMigrationCapabilities {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "migrate-set-capabilities";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `migrate`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Migrate {
+    pub uri: String,
+}
+
+impl Command for Migrate {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "migrate";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `migrate-incoming`.
+#[derive(Debug, Serialize)]
+pub(crate) struct MigrateIncoming {
+    pub uri: String,
+}
+
+impl Command for MigrateIncoming {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "migrate-incoming";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `device_add`: the object that stands behind `-device`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct DeviceAdd(pub Value);
+
+impl Command for DeviceAdd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "device_add";
+    const ALLOW_OOB: bool = false;
+}
+
+/// Data of the event `MIGRATION`. The state is a plain word: QEMU adds new ones.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Migration {
+    pub status: String,
 }
 
 /// Data of the event `SHUTDOWN`.

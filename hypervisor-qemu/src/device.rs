@@ -93,6 +93,33 @@ pub(crate) fn describe(index: usize, device: &Device, console: RawFd) -> Result<
     })
 }
 
+/// How many devices can be given to a running VM.
+pub(crate) const PORTS: usize = 8;
+/// The ports are functions of as few devices as possible, in a place that the devices before them leave free.
+const FIRST_PORT_SLOT: usize = 0x10;
+
+/// A port for one device that comes later. The guest is not told by interrupt, which takes a general-purpose kernel
+/// 0.2 s, but asked to look; so nothing may have to be switched on first.
+pub(crate) fn port(index: usize) -> Described {
+    Described {
+        backend: None,
+        device: json!({
+            "driver": "pcie-root-port",
+            "id": port_name(index),
+            "bus": "pcie.0",
+            "addr": format!("{:#x}.{}", FIRST_PORT_SLOT + index / 8, index % 8),
+            "multifunction": true,
+            "chassis": 1,
+            "slot": index + 1,
+            "power_controller_present": false,
+        }),
+    }
+}
+
+pub(crate) fn port_name(index: usize) -> String {
+    format!("port{index}")
+}
+
 /// The controller itself.
 pub(crate) fn serial_bus() -> Described {
     Described { backend: None, device: json!({ "driver": "virtio-serial-pci", "id": SERIAL_BUS }) }

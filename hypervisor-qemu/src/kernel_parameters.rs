@@ -2,7 +2,7 @@
 
 use runtime::{
     error::{Error, Result},
-    vm::{Boot, Device, GuestRootfs, VmSpec},
+    vm::{Boot, Device, GuestRootfs, Origin, VmSpec},
 };
 
 use crate::{accelerator::Accelerator, arch};
@@ -23,6 +23,9 @@ pub(crate) fn command_line(spec: &VmSpec, accelerator: Accelerator, debug: bool)
     // A guest whose kernel has panicked restarts at once, which ends QEMU.
     words.push("panic=-1".into());
     words.push(format!("nr_cpus={}", spec.size.max_vcpus));
+    if spec.origin != Origin::Boot {
+        words.push(arch::QUIET_PORTS_KERNEL_PARAMETER.into());
+    }
     if !debug {
         words.push("quiet".into());
     }

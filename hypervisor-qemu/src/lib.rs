@@ -17,6 +17,7 @@ mod device;
 mod kernel_parameters;
 pub mod kvm;
 pub mod qmp;
+mod save;
 mod unix_socket;
 mod vhost_user_vsock;
 mod vhost_vsock;
@@ -33,9 +34,9 @@ use async_trait::async_trait;
 use runtime::{
     child::{Child, Launch},
     config::HypervisorConfig,
-    error::{Error, Result},
+    error::{Context, Error, Result},
     ledger::Ledger,
-    vm::{Hypervisor, Vm, VmSpec},
+    vm::{Hypervisor, MemoryKind, Vm, VmSpec},
 };
 use tokio::{net::UnixStream, sync::OnceCell};
 
@@ -77,22 +78,34 @@ impl Hypervisor for Qemu {
         let accelerator = self.accelerator().await?;
         let mut launch = Launch::new(&self.config.path);
         let daemon = &self.config.vhost_user_vsock_daemon;
-        let AgentChannel { wire, address, helper } =
-            agent_channel::prepare(spec.channel, &spec.dir, daemon, &mut launch, ledger).await?;
+        let AgentChannel { wire, address, template, helper } =
+            agent_channel::prepare(&spec, daemon, &mut launch, ledger).await?;
+        let template_port = template.as_ref().map(|(_, socket)| socket.clone());
         let booted = async {
             let (qmp, theirs) = unix_socket::pair()?;
             let qmp_fd = launch.pass_fd(theirs);
             let (console, theirs) = unix_socket::pair()?;
-            let inherited = Inherited { qmp: qmp_fd, console: launch.pass_fd(theirs), agent: wire };
+            let console_fd = launch.pass_fd(theirs);
+            let memory = match &spec.memory {
+                MemoryKind::File { file, .. } => {
+                    let file = file.try_clone().context("the file of the memory")?;
+                    Some(launch.pass_fd(file.into()))
+                }
+                MemoryKind::Private | MemoryKind::Shared => None,
+            };
+            let template = template.map(|(listener, _)| listener);
+            let inherited = Inherited { qmp: qmp_fd, console: console_fd, memory, template, agent: wire };
             launch.args(args::arguments(&spec, &self.config, accelerator, inherited)?);
+            let added = args::added(&spec, inherited)?.into_iter().map(|added| added.device).collect();
             launch.network(spec.network.clone());
             tracing::debug!(command = ?launch.command_line(), "start qemu");
             let qemu = Child::spawn("qemu", launch, ledger).await?;
-            greet(qemu, qmp, console).await
+            Ok::<_, Error>((greet(qemu, qmp, console).await?, added))
         };
         match booted.await {
-            Ok(Greeted { qemu, qmp, events, console }) => {
-                Ok(Arc::new(QemuVm::new(Parts { qemu, helper, qmp, events, console, address })))
+            Ok((Greeted { qemu, qmp, events, console }, added)) => {
+                let parts = Parts { qemu, helper, qmp, events, console, address, template_port, added };
+                Ok(Arc::new(QemuVm::new(parts)))
             }
             Err(error) => {
                 if let Some(helper) = helper {
@@ -101,6 +114,17 @@ impl Hypervisor for Qemu {
                 Err(error.context(format!("boot the vm of sandbox {}", spec.id)))
             }
         }
+    }
+
+    async fn fingerprint(&self, spec: &VmSpec) -> Result<Option<String>> {
+        if !arch::PCIE_MACHINE_TYPES.contains(&self.config.machine_type.as_str()) {
+            return Ok(None); // What clones are given later goes into PCIe ports.
+        }
+        let accelerator = self.accelerator().await?;
+        // Numbers of descriptors only have to be the same each time.
+        let memory = matches!(spec.memory, MemoryKind::File { .. }).then_some(5);
+        let inherited = Inherited { qmp: 3, console: 4, memory, template: Some(6), agent: None };
+        Ok(Some(args::arguments(spec, &self.config, accelerator, inherited)?.join("\n")))
     }
 }
 

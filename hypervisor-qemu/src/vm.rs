@@ -1,8 +1,10 @@
 //! A running QEMU, from its greeting to its end.
 
 use std::{
+    fs::File,
+    path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,6 +16,7 @@ use runtime::{
     error::{Context, Error, ErrorKind, Result},
     vm::{AgentAddr, Vm, VmExit},
 };
+use serde_json::Value;
 use tokio::{
     sync::{broadcast, watch},
     time::timeout,
@@ -22,6 +25,7 @@ use tokio::{
 use crate::{
     console::Console,
     qmp::{Event, Qmp},
+    save,
     watcher::Watcher,
 };
 
@@ -29,6 +33,8 @@ use crate::{
 const QUIT_DEADLINE: Duration = Duration::from_secs(2);
 /// From the answer to the end of the process: it gives back the guest's memory.
 const EXIT_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a QEMU that gave up may take to end and to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Between SIGTERM and SIGKILL, for QEMU that no longer answers and for the helper.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -40,6 +46,10 @@ pub(crate) struct Parts {
     pub events: broadcast::Receiver<Event>,
     pub console: Console,
     pub address: AgentAddr,
+    /// Socket of the serial port of a template or clone.
+    pub template_port: Option<PathBuf>,
+    /// What a clone is given when it has been restored, for `device_add`.
+    pub added: Vec<Value>,
 }
 
 /// A VM under QEMU.
@@ -49,6 +59,8 @@ pub(crate) struct QemuVm {
     helper: Option<Arc<Child>>,
     qmp: Arc<Qmp>,
     address: AgentAddr,
+    template_port: Option<PathBuf>,
+    added: Mutex<Vec<Value>>,
     exited: watch::Receiver<Option<VmExit>>,
     /// Whether its end is our own doing.
     stopping: Arc<AtomicBool>,
@@ -57,7 +69,7 @@ pub(crate) struct QemuVm {
 impl QemuVm {
     /// Takes over a QEMU that has greeted, and begins to watch it.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { qemu, helper, qmp, events, console, address } = parts;
+        let Parts { qemu, helper, qmp, events, console, address, template_port, added } = parts;
         let (qemu, helper, qmp) = (Arc::new(qemu), helper.map(Arc::new), Arc::new(qmp));
         let stopping = Arc::new(AtomicBool::new(false));
         let (sender, exited) = watch::channel(None);
@@ -65,7 +77,7 @@ impl QemuVm {
             Watcher::new(qemu.clone(), helper.clone(), qmp.clone(), events, console, stopping.clone());
         // Ends with QEMU, whose end `stop` and `drop` see to.
         tokio::spawn(watcher.run(sender));
-        Self { qemu, helper, qmp, address, exited, stopping }
+        Self { qemu, helper, qmp, address, template_port, added: Mutex::new(added), exited, stopping }
     }
 
     async fn end_qemu(&self) -> Result<()> {
@@ -98,6 +110,23 @@ impl Vm for QemuVm {
 
     fn exited(&self) -> watch::Receiver<Option<VmExit>> {
         self.exited.clone()
+    }
+
+    fn template_port(&self) -> Option<PathBuf> {
+        self.template_port.clone()
+    }
+
+    async fn save(&self, state: File) -> Result<()> {
+        save::save(&self.qmp, state).await
+    }
+
+    async fn restore(&self, state: File) -> Result<()> {
+        let devices = std::mem::take(&mut *self.added.lock().unwrap_or_else(PoisonError::into_inner));
+        match save::restore(&self.qmp, state, devices).await {
+            // QEMU ends over a state that it cannot take, and says why.
+            Err(error) if self.qemu.wait(LAST_WORDS).await.is_ok() => Err(error.context(self.qemu.epitaph())),
+            restored => restored,
+        }
     }
 
     async fn stop(&self) -> Result<()> {

@@ -22,7 +22,7 @@ use runtime::{
     ledger::{Ledger, ProcessId, Resource},
     state::{Record, StateStore},
     vm::{
-        AgentAddr, Boot, Channel, Device, GuestRootfs, Hypervisor, MemoryKind, MiB, NetworkNamespace,
+        AgentAddr, Boot, Channel, Device, GuestRootfs, Hypervisor, MemoryKind, MiB, NetworkNamespace, Origin,
         SERIAL_PORT_NAME, Vm, VmExit, VmSize, VmSpec,
     },
 };
@@ -68,6 +68,8 @@ impl Bench {
             dir,
             size: VmSize { vcpus: 1, max_vcpus: 1, memory: MiB(128), max_memory: MiB(128), memory_slots: 0 },
             boot: Boot::Kernel { kernel, rootfs: GuestRootfs::Initrd(initrd), parameters: Vec::new() },
+            origin: Origin::Boot,
+            added: Vec::new(),
             memory: MemoryKind::Private,
             devices: vec![Device::Console, Device::Rng { source: "/dev/urandom".into() }],
             channel: Channel::Serial,

@@ -2,6 +2,7 @@
 //! engine runs for real, and the VM can be told to refuse, to stay silent, or to die.
 
 use std::{
+    fs::File,
     io,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -72,6 +73,10 @@ impl Hypervisor for FakeHypervisor {
         self.vms.lock().expect("no test panics inside").push(vm.clone());
         Ok(vm)
     }
+
+    async fn fingerprint(&self, _: &VmSpec) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 async fn serve(listener: UnixListener, guest: Arc<Guest>, behaviour: Behaviour) {
@@ -124,6 +129,18 @@ impl Vm for FakeVm {
 
     fn exited(&self) -> watch::Receiver<Option<VmExit>> {
         self.exited.subscribe()
+    }
+
+    fn template_port(&self) -> Option<PathBuf> {
+        None
+    }
+
+    async fn save(&self, _: File) -> Result<()> {
+        Err(Error::unimplemented("a fake VM cannot be saved"))
+    }
+
+    async fn restore(&self, _: File) -> Result<()> {
+        Err(Error::unimplemented("a fake VM cannot be restored"))
     }
 
     async fn stop(&self) -> Result<()> {

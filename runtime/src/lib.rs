@@ -20,4 +20,5 @@ mod share_fs;
 pub mod state;
 pub mod stdio;
 pub mod storage;
+pub mod template;
 pub mod vm;

@@ -92,7 +92,8 @@ make_configuration() {
         --set "hypervisor.qemu.kernel=$kernel" \
         --set "hypervisor.qemu.initrd=$guest/initrd.cpio" \
         --set "hypervisor.qemu.virtio_fs_daemon=$(find_virtiofsd)" \
-        --set "hypervisor.qemu.vhost_user_vsock_daemon=$dev/cargo/bin/vhost-device-vsock"
+        --set "hypervisor.qemu.vhost_user_vsock_daemon=$dev/cargo/bin/vhost-device-vsock" \
+        --set "factory.template_path=$dev/template"
 }
 
 # Everything that a container in a virtual machine needs.

@@ -7,10 +7,10 @@
 use std::{future::poll_fn, io, sync::Arc};
 
 use futures::Stream;
-use protocols::guest::SERIAL_HELLO;
+use protocols::guest::{AGENT_PORT, SERIAL_HELLO, TEMPLATE_BECOME};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
 };
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
@@ -24,20 +24,23 @@ const WINDOW: usize = 64 << 20;
 const STREAMS: usize = 4096;
 const FRAME: usize = 64 << 10;
 
-/// The connections that the host makes to `served` over `port`, for as long as anybody takes them.
-pub fn connections<P>(port: P, served: u32) -> impl Stream<Item = HostStream> + Send
+/// Takes the line with which the host asks the agent to become a template.
+pub type Parking = watch::Sender<Option<String>>;
+
+/// The connections that the host makes to the agent over `port`, for as long as anybody takes them.
+pub fn connections<P>(port: P, parking: Parking) -> impl Stream<Item = HostStream> + Send
 where
     P: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(converse(port, served, sender));
+    tokio::spawn(converse(port, parking, sender));
     futures::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|stream| (stream, receiver))
     })
 }
 
 /// One conversation after the other.
-async fn converse<P>(port: P, served: u32, connections: mpsc::Sender<HostStream>)
+async fn converse<P>(port: P, parking: Parking, connections: mpsc::Sender<HostStream>)
 where
     P: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -45,7 +48,7 @@ where
     let port = Arc::new(Mutex::new(port));
     while !connections.is_closed() {
         let handle = SharedPort(port.clone());
-        if let Err(error) = conversation(handle, served, &connections).await {
+        if let Err(error) = conversation(handle, &parking, &connections).await {
             tracing::debug!(%error, "the conversation with the host ended");
         }
     }
@@ -53,13 +56,13 @@ where
 
 async fn conversation<P>(
     mut port: SharedPort<P>,
-    served: u32,
+    parking: &Parking,
     connections: &mpsc::Sender<HostStream>,
 ) -> io::Result<()>
 where
     P: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    greet(&mut port).await?;
+    greet(&mut port, parking).await?;
     let mut config = Config::default();
     config
         .set_max_connection_receive_window(Some(WINDOW + STREAMS * yamux::DEFAULT_CREDIT as usize))
@@ -71,7 +74,7 @@ where
             Some(Ok(stream)) => {
                 let connections = connections.clone();
                 tokio::spawn(async move {
-                    match admit(stream.compat(), served).await {
+                    match admit(stream.compat()).await {
                         // Nobody takes connections any more: the agent is about to end.
                         Ok(stream) => drop(connections.send(Box::new(stream)).await),
                         Err(error) => tracing::debug!(%error, "a stream of the host was turned away"),
@@ -85,7 +88,7 @@ where
 }
 
 /// Waits for a hello behind whatever an older conversation left, and gives it back.
-async fn greet(port: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+async fn greet(port: &mut (impl AsyncRead + AsyncWrite + Unpin), parking: &Parking) -> io::Result<()> {
     loop {
         let line = read_line(port).await?;
         // Garbage without a newline may stand before it.
@@ -93,16 +96,20 @@ async fn greet(port: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<(
             port.write_all(format!("{}\n", &line[at..]).as_bytes()).await?;
             return port.flush().await;
         }
+        if let Some(at) = line.find(TEMPLATE_BECOME) {
+            parking.send_replace(Some(line[at..].to_owned()));
+            std::future::pending().await // The agent leaves this conversation.
+        }
     }
 }
 
 /// Reads the line that names a stream's port and answers it.
-async fn admit<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, served: u32) -> io::Result<S> {
+async fn admit<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<S> {
     let line = read_line(&mut stream).await?;
-    if line != format!("CONNECT {served}") {
+    if line != format!("CONNECT {AGENT_PORT}") {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, format!("nothing serves {line:?}")));
     }
-    stream.write_all(format!("OK {served}\n").as_bytes()).await?;
+    stream.write_all(format!("OK {AGENT_PORT}\n").as_bytes()).await?;
     stream.flush().await?;
     Ok(stream)
 }

@@ -7,17 +7,15 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context as Task, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
     libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::inotify::{AddWatchFlags, InitFlags, Inotify},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
-    time::{Instant, timeout_at},
-};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use crate::error::{Context, Error, Result};
 
@@ -30,28 +28,27 @@ pub struct SerialPort {
     device: AsyncFd<File>,
 }
 
-/// Opens the port of that name as soon as it is there.
-pub async fn open(name: &str) -> Result<SerialPort> {
-    let deadline = Instant::now() + DEADLINE;
+/// Opens the port of that name as soon as it is there. The kernel lets it be open once only, so the file is to be kept
+/// for as long as anybody may want the port. Blocks.
+pub fn open(name: &str) -> Result<File> {
     // Watched before the first look, so that a node made in between is not missed.
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("inotify")?;
     inotify.add_watch("/dev", AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ATTRIB).context("watch /dev")?;
-    let events = inotify.as_fd().try_clone_to_owned().context("watch /dev")?;
-    // SAFETY: an OwnedFd keeps the same open descriptor for as long as it lives, which is what the call asks for.
-    let events = unsafe { AsyncFd::register(events) }.map_err(io::Error::from).context("watch /dev")?;
-    loop {
+    let began = Instant::now();
+    while began.elapsed() < DEADLINE {
         if let Some(device) = find(Path::new(PORTS), name)
-            && let Ok(port) = SerialPort::open(&device)
+            && let Ok(port) =
+                OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(device)
         {
             return Ok(port);
         }
-        let mut ready = timeout_at(deadline, events.readable())
-            .await
-            .map_err(|_| Error::internal(format!("no virtio-serial port is called {name}")))?
-            .context("watch /dev")?;
+        let left = DEADLINE.saturating_sub(began.elapsed());
+        let mut events = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        // An interruption or the end of the wait: the loop sees to both.
+        let _ = poll(&mut events, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         let _ = inotify.read_events(); // What happened is looked at above.
-        ready.clear_ready();
     }
+    Err(Error::internal(format!("no virtio-serial port is called {name}")))
 }
 
 /// The device node of the port called `name`.
@@ -63,8 +60,8 @@ fn find(ports: &Path, name: &str) -> Option<PathBuf> {
 }
 
 impl SerialPort {
-    fn open(device: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(device)?;
+    /// Makes an open port, in non-blocking mode, a stream of the current runtime.
+    pub fn new(file: File) -> io::Result<Self> {
         // SAFETY: a File keeps the same open descriptor for as long as it lives, which is what the call asks for.
         let device =
             unsafe { AsyncFd::register_with_interest(file, Interest::READABLE | Interest::WRITABLE) }?;

@@ -23,6 +23,12 @@ pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
 /// Under emulation there is no speculation to guard against.
 pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 
+/// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: ACPI knows nothing of it here.
+pub(crate) const QUIET_PORTS: &[&str] = &[];
+pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
+/// The machine types that have PCIe ports.
+pub(crate) const PCIE_MACHINE_TYPES: &[&str] = MACHINE_TYPES;
+
 /// The console is a virtio one, since the machine's serial port is no device of its own that could be described.
 pub(crate) const CONSOLE: &str = "hvc0";
 pub(crate) const CONSOLE_IS_VIRTIO: bool = true;

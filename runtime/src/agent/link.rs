@@ -44,6 +44,17 @@ impl AgentLink {
         Ok(Self { address, mux })
     }
 
+    /// Readies the link to a clone that has woken; `port` is its serial port.
+    pub async fn of_clone(address: AgentAddr, port: UnixStream) -> Result<Self> {
+        let mux = match &address {
+            AgentAddr::Serial { .. } => {
+                Some(Mux::begin(port).await.with_context(|| format!("open the agent channel {address}"))?)
+            }
+            _ => None,
+        };
+        Ok(Self { address, mux })
+    }
+
     /// Connects to a port as soon as the guest serves it. Cancel-safe: the caller sets the bound.
     pub async fn connect_when_up(&self, port: u32) -> GuestStream {
         let mut pause = FIRST_PAUSE;

@@ -4,6 +4,8 @@ mod address;
 mod client;
 mod link;
 mod mux;
+mod template;
 
 pub use address::AgentAddr;
 pub(crate) use client::{AgentClient, GuestProcess, Output, SignalScope};
+pub(crate) use template::become_template;

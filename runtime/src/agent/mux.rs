@@ -35,7 +35,11 @@ impl Mux {
     /// Begins a conversation on the port's socket. Waits for the guest as long as the caller lets it: what is
     /// written before the guest has opened its end stays in the socket.
     pub async fn open(socket: &Path) -> io::Result<Self> {
-        let mut port = UnixStream::connect(socket).await?;
+        Self::begin(UnixStream::connect(socket).await?).await
+    }
+
+    /// The same on a connection to the port's socket.
+    pub async fn begin(mut port: UnixStream) -> io::Result<Self> {
         greet(&mut port).await?;
         let mut config = Config::default();
         config

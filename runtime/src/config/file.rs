@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 use toml::{Spanned, de::DeTable, de::DeValue};
 
-use super::{AgentConfig, HypervisorConfig, RuntimeConfig, unserved};
+use super::{AgentConfig, HypervisorConfig, RuntimeConfig, factory::FactoryTable, unserved};
 use crate::error::{Context, Error, Result};
 
 /// The tables of a file, as served.
@@ -18,6 +18,7 @@ pub(super) struct Tables {
     pub hypervisor: Hypervisors,
     pub agent: Agents,
     pub runtime: RuntimeConfig,
+    pub factory: FactoryTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -208,10 +209,8 @@ mod tests {
             ("[hypervisor.qemu]\ndefault_memory = -1", ":2: "),
             ("[hypervisor.qemu\n", ":1: "),
             ("[hypervisor.qemu]\nenable_hugepages = true", ":2: hypervisor.qemu.enable_hugepages: "),
-            (
-                "[hypervisor.qemu.factory]\nenable_template = true",
-                ":2: hypervisor.qemu.factory.enable_template: ",
-            ),
+            ("[factory]\nenable_template = \"maybe\"", ":2: "),
+            ("[factory]\nvm_cache_number = 3", ":2: factory.vm_cache_number: "),
         ] {
             let error = read(&[("configuration.toml", text)]).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("configuration.toml") && error.contains(words), "{text}: {error}");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::factory::FactoryTable;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -53,6 +54,8 @@ pub struct HypervisorConfig {
     pub agent_channel: AgentChannel,
     /// Ours: the program behind `agent_channel = "vhost-user-vsock"`.
     pub vhost_user_vsock_daemon: PathBuf,
+    /// As it stands in the file; what counts is [`Config::factory`](super::Config::factory).
+    pub factory: FactoryTable,
 }
 
 /// What runs the guest's instructions.
@@ -140,6 +143,7 @@ impl Default for HypervisorConfig {
             enable_annotations: Vec::new(),
             agent_channel: AgentChannel::Auto,
             vhost_user_vsock_daemon: "/usr/libexec/vhost-device-vsock".into(),
+            factory: FactoryTable::default(),
         }
     }
 }

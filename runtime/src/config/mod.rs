@@ -3,6 +3,7 @@
 //! Both upstream dialects' keys are accepted. A key nobody knows is a warning with file and line; a key that is known
 //! but not served here is an error unless it stands at a harmless value: nothing is silently ignored.
 
+mod factory;
 mod file;
 mod hypervisor;
 mod tables;
@@ -10,6 +11,7 @@ mod unserved;
 
 use std::path::{Path, PathBuf};
 
+pub use factory::{FactoryConfig, TemplateMemory, TemplateUse};
 pub use hypervisor::{Accelerator, AgentChannel, HypervisorConfig, SharedFs, VirtioFsCache};
 pub use tables::{AgentConfig, InternetworkingModel, RuntimeConfig};
 
@@ -33,6 +35,7 @@ pub struct Config {
     pub hypervisor: HypervisorConfig,
     pub agent: AgentConfig,
     pub runtime: RuntimeConfig,
+    pub factory: FactoryConfig,
     /// What the operator should know: keys nobody reads. For the log.
     pub warnings: Vec<String>,
 }
@@ -71,16 +74,50 @@ impl Config {
             agent.create_container_timeout.max(tables.runtime.create_container_timeout);
         let config = Self {
             path,
+            factory: FactoryConfig::of(tables.factory, std::mem::take(&mut tables.hypervisor.qemu.factory)),
             hypervisor: tables.hypervisor.qemu,
             agent: tables.agent.kata,
             runtime: tables.runtime,
             warnings,
         };
-        config
-            .hypervisor
-            .check()
-            .map_err(|error| error.context(format!("configuration {}", config.path.display())))?;
+        let checked = config.hypervisor.check().and_then(|()| config.check_templates());
+        checked.map_err(|error| error.context(format!("configuration {}", config.path.display())))?;
         Ok(config)
+    }
+
+    /// Refuses what is asked for and cannot be.
+    fn check_templates(&self) -> Result<()> {
+        let factory = &self.factory;
+        if !factory.template_path.is_absolute() {
+            return Err(Error::invalid(format!(
+                "factory.template_path: {} is no absolute path",
+                factory.template_path.display()
+            )));
+        }
+        match (factory.enable_template, self.template_obstacle()) {
+            (TemplateUse::Always, Some(why)) => {
+                Err(Error::invalid(format!("factory.enable_template: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why VMs of this configuration cannot be clones of a template, if they cannot.
+    pub fn template_obstacle(&self) -> Option<&'static str> {
+        let hypervisor = &self.hypervisor;
+        if !hypervisor.image.as_os_str().is_empty() {
+            Some("a template needs an initrd: with an image, the guest's first program is not the agent")
+        } else if self.factory.template_memory == TemplateMemory::Private
+            && (hypervisor.shared_fs == SharedFs::VirtioFs
+                || hypervisor.agent_channel == AgentChannel::VhostUserVsock)
+        {
+            Some(
+                "template_memory = \"private\" excludes vhost-user devices, which would see the template's pages: set \
+                 shared_fs = \"virtio-9p\", and no vhost-user-vsock",
+            )
+        } else {
+            None
+        }
     }
 }
 
@@ -98,6 +135,7 @@ mod tests {
         assert_eq!(tables.hypervisor.qemu, HypervisorConfig { initrd, ..Default::default() });
         assert_eq!(tables.agent.kata, AgentConfig::default());
         assert_eq!(tables.runtime, RuntimeConfig::default());
+        assert_eq!(FactoryConfig::of(tables.factory, Default::default()), FactoryConfig::default());
     }
 
     #[test]

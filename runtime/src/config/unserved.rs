@@ -63,8 +63,6 @@ const HYPERVISOR: &[(&str, Harmless)] = &[
     ("enable_virtio_mem", Off),
     ("extra_monitor_socket", Off),
     ("dbg_monitor_socket", Off),
-    ("factory.enable_template", Off),
-    ("factory.template_path", Any),
     ("file_mem_backend", Off),
     ("firmware_volume", Off),
     ("guest_extension_images", Off),
@@ -167,8 +165,7 @@ const RUNTIME: &[(&str, Harmless)] = &[
     ("vfio_mode", Any),
 ];
 
-const FACTORY: &[(&str, Harmless)] =
-    &[("enable_template", Off), ("template_path", Any), ("vm_cache_endpoint", Any), ("vm_cache_number", Off)];
+const FACTORY: &[(&str, Harmless)] = &[("vm_cache_endpoint", Any), ("vm_cache_number", Off)];
 
 const FOREIGN_TABLES: [&str; 4] = ["image", "netmon", "proxy", "shim"];
 

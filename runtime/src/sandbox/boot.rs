@@ -1,6 +1,10 @@
 //! From configuration and bundle to the description of a VM. Pure but for one look at the host.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use oci_spec::runtime::LinuxNamespaceType;
 use protocols::guest;
@@ -11,7 +15,7 @@ use crate::{
     container::sizing::{Workload, vm_size},
     ids::SandboxId,
     share_fs::ShareFs,
-    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, NetworkNamespace, VmSpec},
+    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, NetworkNamespace, Origin, VmSize, VmSpec},
 };
 
 /// What the host offers.
@@ -71,6 +75,8 @@ pub(super) fn vm_spec(
             rootfs,
             parameters: kernel_parameters(config, channel),
         },
+        origin: Origin::Boot,
+        added: Vec::new(),
         memory,
         devices: vec![
             Device::Console,
@@ -80,6 +86,45 @@ pub(super) fn vm_spec(
         channel,
         network: network_namespace(config, bundle),
     }
+}
+
+/// The size of templates: what every VM of this configuration has at least.
+pub(super) fn template_size(config: &Config, host: Host) -> VmSize {
+    vm_size(&config.hypervisor, Workload::default(), host.cpus)
+}
+
+/// The VM to be saved so that one like `wanted` can be its clone. `dir` takes its sockets.
+pub(super) fn template_spec(
+    config: &Config,
+    wanted: &VmSpec,
+    size: VmSize,
+    dir: PathBuf,
+    memory: File,
+) -> VmSpec {
+    let mut spec =
+        clone_spec(config, wanted, size, MemoryKind::File { file: Arc::new(memory), shared: true });
+    spec.origin = Origin::Template;
+    spec.channel = Channel::Serial;
+    spec.network = NetworkNamespace::New;
+    spec.added.clear();
+    for device in &mut spec.devices {
+        if let Device::NineP { path, .. } = device {
+            // Nobody mounts it.
+            path.clone_from(&dir);
+        }
+    }
+    spec.dir = dir;
+    spec
+}
+
+/// `wanted` as a clone. What its template cannot have is added: a vhost-user device cannot be saved.
+pub(super) fn clone_spec(config: &Config, wanted: &VmSpec, size: VmSize, memory: MemoryKind) -> VmSpec {
+    let mut spec = wanted.clone();
+    let Boot::Kernel { parameters, .. } = &mut spec.boot;
+    *parameters = kernel_parameters(config, Channel::Serial);
+    let (added, devices) =
+        spec.devices.into_iter().partition(|device| matches!(device, Device::VirtioFs { .. }));
+    VmSpec { origin: Origin::Clone, size, memory, devices, added, ..spec }
 }
 
 fn channel(wanted: AgentChannel, host: Host) -> Channel {

@@ -1,6 +1,7 @@
 //! One VM, its agent connection, its share and its containers. Does not know who asks.
 
 mod boot;
+mod cloning;
 mod monitor;
 
 use std::{
@@ -98,9 +99,9 @@ impl Sandbox {
             let vm_dir = setup.paths.vm(&setup.id);
             make_vm_dir(&vm_dir, &ledger)?;
             let share_paths = setup.paths.share(&setup.id);
-            let share = ShareFs::create(&setup.config.hypervisor, share_paths, &vm_dir, &ledger).await?;
+            let share = ShareFs::create(&setup.config.hypervisor, share_paths, &vm_dir, &ledger)?;
             let spec = boot::vm_spec(&setup.config, &setup.id, bundle, &share, vm_dir, boot::Host::look());
-            store.update(|record| describe(record, &setup, &share, &spec))?;
+            store.update(|record| describe(record, &setup, &spec))?;
             Ok::<_, Error>((share, spec))
         };
         let (share, spec) = match prepared.await {
@@ -159,12 +160,17 @@ impl Sandbox {
     async fn boot(&self) -> Result<Running> {
         let spec = lock(&self.vm_spec).take();
         let spec = spec.ok_or_else(|| Error::precondition("the sandbox was started already"))?;
+        if let Some(running) = self.clone_vm(&spec).await? {
+            return Ok(running);
+        }
         let began = Instant::now();
+        self.share.serve().await?;
         let vm =
             self.setup.hypervisor.boot(spec, &self.ledger).await.map_err(|error| self.blame_daemon(error))?;
         phase("vm-start", began);
         let began = Instant::now();
-        match self.greet(&*vm).await {
+        let agent = AgentClient::connect(vm.agent_address(), &self.setup.config.agent);
+        match self.greet(&*vm, agent).await {
             Ok(agent) => {
                 phase("guest-boot", began);
                 Ok(Running { vm, agent: Arc::new(agent) })
@@ -186,16 +192,21 @@ impl Sandbox {
         }
     }
 
-    /// Reaches the agent and makes the sandbox there; does not go on waiting for a VM that has ended.
-    async fn greet(&self, vm: &dyn Vm) -> Result<AgentClient> {
-        let address = vm.agent_address();
+    /// Makes the sandbox in the guest as soon as its agent is reached; does not go on waiting for a VM that has ended.
+    async fn greet(
+        &self,
+        vm: &dyn Vm,
+        agent: impl Future<Output = Result<AgentClient>>,
+    ) -> Result<AgentClient> {
         self.store.update(|record| {
             record.hypervisor_state.pid = vm.pid();
-            record.agent_state.url = format!("{address}:{}", guest::AGENT_PORT);
+            record.hypervisor_state.virtiofs_daemon_pid =
+                self.share.daemon().map_or(0, |daemon| daemon.pid());
+            record.agent_state.url = format!("{}:{}", vm.agent_address(), guest::AGENT_PORT);
             record.state = "running".into();
         })?;
         let greeting = async {
-            let agent = AgentClient::connect(address, &self.setup.config.agent).await?;
+            let agent = agent.await?;
             agent.create_sandbox(&self.guest_sandbox()).await?;
             Ok(agent)
         };
@@ -407,11 +418,10 @@ fn make_vm_dir(dir: &Path, ledger: &Ledger) -> Result<()> {
 }
 
 /// What outsiders read of the sandbox.
-fn describe(record: &mut Record, setup: &Setup, share: &ShareFs, spec: &VmSpec) {
+fn describe(record: &mut Record, setup: &Setup, spec: &VmSpec) {
     record.own.config_path = setup.config.path.clone();
     record.hypervisor_state.kind = setup.config.hypervisor_name().into();
     record.config.hypervisor_type = setup.config.hypervisor_name().into();
-    record.hypervisor_state.virtiofs_daemon_pid = share.daemon().map_or(0, |daemon| daemon.pid());
     if let NetworkNamespace::Path(path) = &spec.network {
         record.network.network_id = path.display().to_string();
     }

@@ -7,7 +7,11 @@
 mod bind;
 mod virtiofsd;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use protocols::{agent::Storage, guest};
 
@@ -32,14 +36,13 @@ pub(crate) struct ShareFs {
 
 #[derive(Debug)]
 enum Kind {
-    VirtioFs { daemon: Child, socket: PathBuf, queue_size: u32 },
+    VirtioFs { daemon: Mutex<Option<Arc<Child>>>, socket: PathBuf, config: HypervisorConfig },
     NineP { msize: u32 },
 }
 
 impl ShareFs {
-    /// Makes the tree and starts what serves it. `vm_dir` takes the daemon's socket. What was made stays claimed on
-    /// failure.
-    pub async fn create(
+    /// Makes the tree. `vm_dir` takes the daemon's socket. What was made stays claimed on failure.
+    pub fn create(
         config: &HypervisorConfig,
         paths: SharePaths,
         vm_dir: &Path,
@@ -49,20 +52,31 @@ impl ShareFs {
         let kind = match config.shared_fs {
             SharedFs::VirtioFs => {
                 let socket = vm_dir.join("vhost-fs.sock");
-                let daemon = virtiofsd::start(config, &paths.shared(), &socket, ledger).await?;
-                Kind::VirtioFs { daemon, socket, queue_size: config.virtio_fs_queue_size }
+                Kind::VirtioFs { daemon: Mutex::default(), socket, config: config.clone() }
             }
             SharedFs::Virtio9p => Kind::NineP { msize: config.msize_9p },
         };
         Ok(Self { kind, paths, ledger: ledger.clone() })
     }
 
+    /// Starts what serves the tree to one VM; it ends with that VM. Afterwards a VM may connect at once.
+    pub async fn serve(&self) -> Result<()> {
+        if let Kind::VirtioFs { daemon, socket, config } = &self.kind {
+            let started = virtiofsd::start(config, &self.paths.shared(), socket, &self.ledger).await?;
+            let former = lock(daemon).replace(Arc::new(started));
+            if let Some(former) = former {
+                former.end(Duration::ZERO).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The device through which the guest reaches the tree.
     pub fn device(&self) -> Device {
         let tag = guest::SHARE_TAG.to_owned();
         match &self.kind {
-            Kind::VirtioFs { socket, queue_size, .. } => {
-                Device::VirtioFs { tag, socket: socket.clone(), queue_size: *queue_size }
+            Kind::VirtioFs { socket, config, .. } => {
+                Device::VirtioFs { tag, socket: socket.clone(), queue_size: config.virtio_fs_queue_size }
             }
             Kind::NineP { .. } => Device::NineP { tag, path: self.paths.shared() },
         }
@@ -96,9 +110,9 @@ impl ShareFs {
     }
 
     /// The daemon that serves the tree, if there is one.
-    pub fn daemon(&self) -> Option<&Child> {
+    pub fn daemon(&self) -> Option<Arc<Child>> {
         match &self.kind {
-            Kind::VirtioFs { daemon, .. } => Some(daemon),
+            Kind::VirtioFs { daemon, .. } => lock(daemon).clone(),
             Kind::NineP { .. } => None,
         }
     }
@@ -109,4 +123,9 @@ impl ShareFs {
         let claims = bind::bind(&self.paths, source, name, access, &self.ledger)?;
         Ok((Path::new(guest::SHARE_DIR).join(name), claims))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A plain value, replaced in one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 mod spec;
 
-use std::sync::Arc;
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -11,14 +11,22 @@ pub use crate::agent::AgentAddr;
 use crate::{error::Result, ledger::Ledger};
 pub use protocols::guest::SERIAL_PORT_NAME;
 
-pub use spec::{Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, VmSize, VmSpec};
+pub use spec::{
+    Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec,
+};
 
 /// A hypervisor backend. Object-safe: the engine never knows which one it has.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// Starts a VM. Returns when the guest is about to run; the agent may still be booting. Whatever is made on the
     /// host is claimed in `ledger` first, and a failed boot leaves its claims there for the caller's release walk.
+    ///
+    /// A clone is not run but waits for [`Vm::restore`].
     async fn boot(&self, spec: VmSpec, ledger: &Ledger) -> Result<Arc<dyn Vm>>;
+
+    /// Everything of this backend and `spec` that shapes a saved VM: what was saved under one fingerprint must not be
+    /// restored under another. `None` if VMs cannot be saved.
+    async fn fingerprint(&self, spec: &VmSpec) -> Result<Option<String>>;
 }
 
 /// A running VM.
@@ -33,6 +41,16 @@ pub trait Vm: Send + Sync {
 
     /// Becomes `Some` when the VM has ended, for whatever reason; stays so.
     fn exited(&self) -> watch::Receiver<Option<VmExit>>;
+
+    /// The socket behind the serial port of a template or clone, on which it is told what it is.
+    fn template_port(&self) -> Option<PathBuf>;
+
+    /// Stops the guest for good and writes the state of its devices to `state`; its memory is in the file of
+    /// [`VmSpec::memory`].
+    async fn save(&self, state: File) -> Result<()>;
+
+    /// Loads the state that [`Self::save`] wrote and lets the guest go on.
+    async fn restore(&self, state: File) -> Result<()>;
 
     /// Ends the VM and its helper processes; orderly if it answers, by force within a bounded time if not.
     /// Idempotent.

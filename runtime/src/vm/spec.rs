@@ -1,6 +1,6 @@
 //! Plain description of a VM and of one device: the same for cold and hot plug. No handles, no decisions.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use crate::ids::SandboxId;
 
@@ -22,8 +22,11 @@ pub struct VmSpec {
     pub dir: PathBuf,
     pub size: VmSize,
     pub boot: Boot,
+    pub origin: Origin,
     pub memory: MemoryKind,
     pub devices: Vec<Device>,
+    /// What a clone has beyond its template. The guest does not look for it by itself.
+    pub added: Vec<Device>,
     pub channel: Channel,
     pub network: NetworkNamespace,
 }
@@ -42,13 +45,30 @@ pub struct VmSize {
     pub memory_slots: u32,
 }
 
-/// Where guest memory lives on the host.
+/// Where a VM comes from. A template and its clones have the same [`VmSpec`], but for `added`, paths and channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Its kernel is booted.
+    Boot,
+    /// Its kernel is booted, and it is saved later: the agent is on a serial port whatever the channel.
+    Template,
+    /// It waits for [`Vm::restore`](super::Vm::restore).
+    Clone,
+}
+
+/// Where guest memory lives on the host.
+#[derive(Debug, Clone)]
 pub enum MemoryKind {
     /// Anonymous, private to the hypervisor process.
     Private,
     /// Shared, so that vhost-user devices can map it.
     Shared,
+    /// This file, of the memory's size.
+    File {
+        file: Arc<File>,
+        /// Whether what the guest writes gets into the file.
+        shared: bool,
+    },
 }
 
 /// What the VM starts from.

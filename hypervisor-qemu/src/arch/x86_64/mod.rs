@@ -32,6 +32,13 @@ pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
 /// Under emulation there is no speculation to guard against.
 pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 
+/// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: neither by ACPI nor, with the
+/// kernel parameter, by the port itself.
+pub(crate) const QUIET_PORTS: &[&str] = &["ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"];
+pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
+/// The machine types that have PCIe ports.
+pub(crate) const PCIE_MACHINE_TYPES: &[&str] = &["q35"];
+
 /// The console is the first serial port: unlike a virtio console it needs no module, so that a kernel's panic before
 /// its initrd is seen, too. It costs no time at boot.
 pub(crate) const CONSOLE: &str = "ttyS0";

@@ -1,0 +1,177 @@
+//! The way of most VMs: a clone of a template, which the first one makes. Whatever goes wrong, a VM can still be booted.
+
+use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
+
+use tokio::task::spawn_blocking;
+
+use super::{Running, Sandbox, boot, make_vm_dir, phase};
+use crate::{
+    agent::{AgentClient, become_template},
+    config::{TemplateMemory, TemplateUse},
+    error::{Context, Error, ErrorKind, Result},
+    template::{Draft, Template, Templates},
+    vm::{Channel, MemoryKind, Vm, VmSize, VmSpec},
+};
+
+/// How a VM like `wanted` comes from a template.
+struct Plan<'a> {
+    wanted: &'a VmSpec,
+    size: VmSize,
+    templates: Templates,
+}
+
+impl Sandbox {
+    /// A clone like `wanted`; `None` if it has to be booted, with the reason in the log. Fails only if booting would,
+    /// too.
+    pub(super) async fn clone_vm(&self, wanted: &VmSpec) -> Result<Option<Running>> {
+        let plan = match self.plan(wanted).await {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                tracing::warn!(%error, "no templates");
+                return Ok(None);
+            }
+        };
+        let template = match self.find_or_make(&plan).await {
+            Ok(Some(template)) => template,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "no template could be made: this VM is booted");
+                return Ok(None);
+            }
+        };
+        match self.start_clone(&plan, template).await {
+            Ok(running) => Ok(Some(running)),
+            Err(error) => {
+                tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
+                if let Err(error) = blocking(move || plan.templates.destroy()).await {
+                    tracing::warn!(%error, "a template that is not to be used stays");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn plan<'a>(&self, wanted: &'a VmSpec) -> Result<Option<Plan<'a>>> {
+        let config = &self.setup.config;
+        if config.factory.enable_template == TemplateUse::Never || config.template_obstacle().is_some() {
+            return Ok(None);
+        }
+        let size = boot::template_size(config, boot::Host::look());
+        if size != wanted.size {
+            tracing::debug!("this VM has another size than templates have");
+            return Ok(None);
+        }
+        // Nothing of one sandbox or one template may be in the fingerprint.
+        let nowhere = File::open("/dev/null").context("/dev/null")?;
+        let mut spec = boot::template_spec(config, wanted, size, "/".into(), nowhere);
+        spec.id = crate::ids::SandboxId::new("template")?;
+        let Some(fingerprint) = self.setup.hypervisor.fingerprint(&spec).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Plan { wanted, size, templates: Templates::new(config, &fingerprint)? }))
+    }
+
+    /// `None` if somebody else is making one right now.
+    async fn find_or_make(&self, plan: &Plan<'_>) -> Result<Option<Template>> {
+        let began = Instant::now();
+        let templates = plan.templates.clone();
+        match blocking(move || templates.find()).await {
+            Ok(Some(template)) => {
+                phase("template-find", began);
+                return Ok(Some(template));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "this template is not used, a new one is made"),
+        }
+        let (templates, memory) = (plan.templates.clone(), plan.size.memory.bytes());
+        let Some(draft) = blocking(move || templates.begin(memory)).await? else {
+            tracing::debug!("somebody else is making the template: this VM is booted");
+            return Ok(None);
+        };
+        self.make(plan, draft).await?;
+        phase("template-make", began);
+        let templates = plan.templates.clone();
+        blocking(move || templates.find()).await
+    }
+
+    /// Boots a VM and saves it.
+    async fn make(&self, plan: &Plan<'_>, draft: Draft) -> Result<()> {
+        let dir = plan.wanted.dir.join("template");
+        make_vm_dir(&dir, &self.ledger)?;
+        let spec =
+            boot::template_spec(&self.setup.config, plan.wanted, plan.size, dir.clone(), draft.memory()?);
+        let vm = self.setup.hypervisor.boot(spec, &self.ledger).await?;
+        let saved = self.save(&*vm, &draft).await;
+        let stopped = vm.stop().await;
+        saved.and(stopped).context("make a template")?;
+        blocking(move || draft.finish()).await
+    }
+
+    async fn save(&self, vm: &dyn Vm, draft: &Draft) -> Result<()> {
+        let port = template_port(vm)?;
+        let becoming = become_template(&port, &self.setup.config.agent);
+        let mut exited = vm.exited();
+        tokio::select! {
+            ready = becoming => ready?,
+            exit = exited.wait_for(Option::is_some) => {
+                let reason = exit.ok().and_then(|exit| exit.clone()).map_or_else(String::new, |exit| exit.reason);
+                return Err(Error::unavailable(format!("the VM ended: {reason}")));
+            }
+        }
+        vm.save(draft.state()?).await
+    }
+
+    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Running> {
+        let began = Instant::now();
+        let copied = self.setup.config.factory.template_memory == TemplateMemory::Copied;
+        let file = Arc::new(if copied { template.empty_memory() } else { template.own_memory() }?);
+        let memory = MemoryKind::File { file: file.clone(), shared: copied };
+        let spec = boot::clone_spec(&self.setup.config, plan.wanted, plan.size, memory);
+        let rescan = !spec.added.is_empty() || spec.channel != Channel::Serial;
+        // The hypervisor starts while its guest's memory is still on its way.
+        let filling = blocking(move || {
+            if copied { template.copy_memory(&file) } else { template.check_memory() }?;
+            phase("template-memory", began);
+            Ok(template)
+        });
+        let booting = async {
+            self.share.serve().await?;
+            let vm = self.setup.hypervisor.boot(spec, &self.ledger).await?;
+            phase("vm-start", began);
+            Ok::<_, Error>(vm)
+        };
+        let (filled, booted) = tokio::join!(filling, booting);
+        let vm = booted?;
+        let reached = async {
+            let template = filled?;
+            let began = Instant::now();
+            vm.restore(template.into_state()).await?;
+            phase("vm-restore", began);
+            let began = Instant::now();
+            let port = template_port(&*vm)?;
+            let agent = AgentClient::wake(&port, vm.agent_address(), rescan, &self.setup.config.agent);
+            let agent = self.greet(&*vm, agent).await?;
+            phase("clone-wake", began);
+            Ok(agent)
+        };
+        match reached.await {
+            Ok(agent) => Ok(Running { vm, agent: Arc::new(agent) }),
+            Err(error) => {
+                if let Err(error) = vm.stop().await {
+                    tracing::warn!(%error, "the VM of a failed clone does not end");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn template_port(vm: &dyn Vm) -> Result<PathBuf> {
+    vm.template_port().ok_or_else(|| Error::internal("the VM has no port for templates"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|error| Error::internal(error.to_string()))?
+}

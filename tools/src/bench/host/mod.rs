@@ -1,0 +1,7 @@
+//! What this host tells about its processes, and programs run within bounds.
+
+pub mod child;
+pub mod command;
+pub mod patience;
+pub mod process;
+pub mod smaps;

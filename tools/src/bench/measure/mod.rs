@@ -1,0 +1,12 @@
+//! One file for each thing that is measured. Each measures runc, ours and the floor in turn, run by run, so that what
+//! disturbs the machine disturbs all of them.
+
+pub mod cpu;
+pub mod exec;
+pub mod growth;
+pub mod idle;
+pub mod memory;
+pub mod rate;
+pub mod second;
+pub mod start;
+mod usage;
