@@ -128,12 +128,12 @@ pub(crate) fn serial_bus() -> Described {
 /// A virtio-serial port called `name` in the guest; QEMU accepts connections on the inherited `listener`.
 pub(crate) fn serial_port(name: &str, listener: RawFd) -> Described {
     Described {
-        backend: Some(Backend::Chardev(format!("socket,id=agent,fd={listener},server=on,wait=off"))),
+        backend: Some(Backend::Chardev(format!("socket,id=port,fd={listener},server=on,wait=off"))),
         device: json!({
             "driver": "virtserialport",
-            "id": "agent-device",
+            "id": "port-device",
             "bus": format!("{SERIAL_BUS}.0"),
-            "chardev": "agent",
+            "chardev": "port",
             "name": name,
         }),
     }

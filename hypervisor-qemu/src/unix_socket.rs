@@ -34,7 +34,6 @@ pub(crate) fn path(dir: &Path, name: &str) -> Result<PathBuf> {
 
 /// Listens at `path`. QEMU inherits the listener, so that whoever connects is never too early.
 pub(crate) fn listen(path: &Path) -> Result<OwnedFd> {
-    let _ = std::fs::remove_file(path); // That of a VM that was to be this one's, if there was one.
     let listener =
         std_net::UnixListener::bind(path).with_context(|| format!("listen at {}", path.display()))?;
     Ok(listener.into())

@@ -1,25 +1,67 @@
 # shellcheck shell=bash
-# Figures, printed as tables.
+# Figures: what a container in a virtual machine costs, beside runc in the same run and QEMU driven by hand.
+
+bench_usage() {
+    cat <<'END'
+usage: tools/dev bench [WHAT] [OPTIONS]
+
+Measures runc, each way to a VM that can be set up here, and a QEMU driven by hand in turn, and prints median, range, ratio
+to runc and aim. WHAT is one of
+
+  start     a whole container; where the time goes; the VM's first answer; CPU time (the default)
+  second    a second container in a VM that runs
+  exec      one more process in a container that runs
+  rate      starts per second with all cores busy
+  memory    memory of an idle sandbox
+  idle      wake-ups of an idle sandbox
+  growth    one sandbox after the other, until there are many
+  all       all of these
+  trace     one start as a waterfall across ctr, shim, QEMU, the guest's kernel and the agent (also as --trace)
+
+  --runs N         how often each thing is measured, after one run that does not count (default: 7)
+  --way WAY        cold, private, copied (clones of a template) or pool; may be given several times (default: all)
+  --sandboxes N    what growth grows to (default: 50)
+  --seconds N      how long idle looks on (default: 60)
+  --json FILE      write everything as JSON; trace: in Chrome's trace format
+  --charts DIR     write charts, and figures.md with all tables, into DIR
+END
+}
 
 dev_bench() {
-    local runs=7
-    [ "${1:-}" = start ] && shift || {
-        echo "usage: tools/dev bench start [--runs N]"
-        echo "Runs a container that does nothing with runc and with ours in turn; prints medians, the ratio, and where our time goes."
-        case ${1:-} in -h | --help) return ;; *) exit 1 ;; esac
-    }
+    local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            --runs) runs=${2:?"--runs needs a number"} && shift 2 ;;
-            *) die "bench start: unknown option $1" ;;
+            start | second | exec | rate | memory | idle | growth | all | trace)
+                [ -z "$given" ] || die "bench: $given or $1?"
+                what=$1 given=$1 && shift
+                ;;
+            --trace) what=trace given=trace && shift ;;
+            --runs | --way | --sandboxes | --seconds) options+=("$1" "${2:?"$1 needs a value"}") && shift 2 ;;
+            --json | --charts) options+=("$1" "$(readlink -m "${2:?"$1 needs a path"}")") && shift 2 ;;
+            -h | --help) bench_usage && return ;;
+            *) bench_usage >&2 && die "bench: unknown option $1" ;;
         esac
     done
     set_up
     leave_no_dirs
+    # Templates are in memory, as they are in use; sockets need a short path.
+    local work
+    work=$(mktemp -d /dev/shm/kata-bench.XXXXXX)
+    at_end "end_bench '$work'"
     start_containerd
     provide_image ""
     # The shim's own log says where the time goes.
-    kata_dev config --template "$dev/configuration.toml" -o "$state/bench.toml" --set runtime.enable_debug=true
-    kata_dev bench-start --address "$state/c.sock" --namespace $namespace --config "$state/bench.toml" --image "$image" \
-        --log "$state/log" --runs "$runs" 9>&-
+    kata_dev config --template "$dev/configuration.toml" -o "$work/base.toml" --set runtime.enable_debug=true
+    [ "$kernel" != "$dev/guest-own/vmlinux" ] || options+=(--small-kernel)
+    kata_dev bench "$what" --address "$state/c.sock" --namespace $namespace --image "$image" --log "$state/log" \
+        --containerd-pid "$containerd_pid" --config "$work/base.toml" --work "$work" \
+        --kata-runtime "$target/release/kata-runtime" "${options[@]}" 9>&-
+}
+
+# Also what a template has mounted there.
+end_bench() {
+    awk -v dir="$1/" 'index($2, dir) == 1 {print $2}' /proc/self/mounts | sort -r | while read -r point; do
+        umount -l "$point"
+    done
+    rm -rf --one-file-system "$1"
 }

@@ -56,8 +56,8 @@ enum Command {
     Arrows { root: PathBuf },
     /// Check that dependencies are used and their licences allowed
     Packages { root: PathBuf },
-    /// Measure how long a container takes from `ctr run` to its end, with runc and with ours
-    BenchStart(bench::Options),
+    /// Measure what a container costs, with runc, with ours, and with QEMU driven by hand
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +78,6 @@ fn run(command: Command) -> Result<()> {
         Command::Config { template, set, out } => config::write(&template, &set, &out),
         Command::Arrows { root } => arrows::check(&root),
         Command::Packages { root } => packages::check(&root),
-        Command::BenchStart(options) => bench::start(&options),
+        Command::Bench(options) => bench::run(&options),
     }
 }

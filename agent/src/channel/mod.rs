@@ -2,6 +2,7 @@
 
 pub mod serial;
 mod serial_port;
+mod vsock;
 
 use std::{fs::File, io, pin::Pin};
 
@@ -49,7 +50,8 @@ impl Source {
                 let listener =
                     VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, *port)).context("listen on vsock")?;
                 Ok(Box::pin(stream::unfold(listener, |listener| async {
-                    let accepted = listener.accept().await.map(|(stream, _)| Box::new(stream) as HostStream);
+                    let accepted = listener.accept().await;
+                    let accepted = accepted.map(|(stream, _)| Box::new(vsock::Pieces(stream)) as HostStream);
                     Some((accepted, listener))
                 })))
             }

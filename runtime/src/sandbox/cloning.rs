@@ -1,6 +1,12 @@
 //! The way of most VMs: a clone of a template, which the first one makes. Whatever goes wrong, a VM can still be booted.
 
-use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::task::spawn_blocking;
 
@@ -45,6 +51,7 @@ impl Sandbox {
             Ok(running) => Ok(Some(running)),
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
+                clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
                 if let Err(error) = blocking(move || plan.templates.destroy()).await {
                     tracing::warn!(%error, "a template that is not to be used stays");
                 }
@@ -166,6 +173,18 @@ impl Sandbox {
             }
         }
     }
+}
+
+/// Takes away what a VM that did not come up has left in the directory of the next.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 fn template_port(vm: &dyn Vm) -> Result<PathBuf> {

@@ -35,7 +35,6 @@ pub(super) async fn start(
 ) -> Result<Child> {
     let program = &config.virtio_fs_daemon;
     let dialect = dialect(program).await?;
-    let _ = std::fs::remove_file(socket); // That of a former daemon of this VM, if there was one.
     let listener = UnixListener::bind(socket).with_context(|| format!("bind {}", socket.display()))?;
     let mut launch = Launch::new(program);
     let fd = launch.pass_fd(OwnedFd::from(listener));

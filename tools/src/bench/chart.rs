@@ -45,7 +45,10 @@ fn draw(svg: &mut String, table: &Table, row: &Row, y: f64, scale: f64) {
     let (middle, name) = (y + BAR / 2.0, escaped(&row.name.replace('`', "")));
     let baseline = middle + 4.5;
     let mut line = |text: String| svg.push_str(&(text + "\n"));
-    line(format!("<text x=\"{}\" y=\"{baseline}\" text-anchor=\"end\" fill=\"#1b1f24\">{name}</text>", LEFT - 10.0));
+    line(format!(
+        "<text x=\"{}\" y=\"{baseline}\" text-anchor=\"end\" fill=\"#1b1f24\">{name}</text>",
+        LEFT - 10.0
+    ));
     let Figure::Measured { spread, ratio, verdict } = &row.figure else {
         line(format!("<text x=\"{LEFT}\" y=\"{baseline}\" fill=\"#8c959f\">not available</text>"));
         return;

@@ -76,7 +76,8 @@ impl Engine {
         command.args(["run", "--rm", "--fifo-dir"]).arg(self.address.with_file_name("fifo"));
         self.describe(&mut command, runtime, id, role);
         command.arg("true");
-        let done = command::run(command, DEADLINE).with_context(|| format!("run {id} by {}", runtime.name))?;
+        let done =
+            command::run(command, DEADLINE).with_context(|| format!("run {id} by {}", runtime.name))?;
         Ok(done.ms)
     }
 
@@ -87,7 +88,8 @@ impl Engine {
         self.describe(&mut command, runtime, id, role);
         command.args(IDLE);
         self.running().push(id.to_owned());
-        let done = command::run(command, DEADLINE).with_context(|| format!("start {id} by {}", runtime.name))?;
+        let done =
+            command::run(command, DEADLINE).with_context(|| format!("start {id} by {}", runtime.name))?;
         Ok(done.ms)
     }
 
@@ -148,7 +150,8 @@ impl Engine {
         let mut command = self.ctr();
         command.args(["task", "ls"]);
         let table = command::run(command, DEADLINE)?.output;
-        let pid = parse_task_pid(&table, id).with_context(|| format!("{id} is not among the tasks: {table}"))?;
+        let pid =
+            parse_task_pid(&table, id).with_context(|| format!("{id} is not among the tasks: {table}"))?;
         ensure!(pid != 0, "{id} has no process");
         Ok(pid)
     }
@@ -182,7 +185,12 @@ impl Engine {
             Role::Member(pod) => Some(("container", pod)),
         };
         if let Some((kind, pod)) = marks {
-            command.args(["--annotation", &format!("{ROLE}={kind}"), "--annotation", &format!("{POD}={pod}")]);
+            command.args([
+                "--annotation",
+                &format!("{ROLE}={kind}"),
+                "--annotation",
+                &format!("{POD}={pod}"),
+            ]);
         }
         command.args([&self.image, id]);
     }

@@ -14,7 +14,7 @@ use toml_edit::{DocumentMut, Item, Value};
 
 use super::{
     engine::{Engine, Role, Runtime},
-    floor::Floor,
+    floor::{self, Floor},
     host::process,
     options::{Options, Way},
     pool::{self, Pool},
@@ -31,6 +31,8 @@ pub struct Lineup {
     pub floor: Result<Floor, String>,
     /// What our QEMU was started with, for the record.
     pub qemu: Vec<String>,
+    /// KiB of a guest's RAM.
+    pub guest_kib: u64,
 }
 
 /// One way that works here.
@@ -71,7 +73,8 @@ impl Lineup {
         eprintln!("==> set up: QEMU by hand");
         let floor = Floor::prepare(&qemu, &options.work.join("floor")).map_err(|error| format!("{error:#}"));
         ensure!(!ours.is_empty(), "none of these ways can be set up: {missing:?}");
-        Ok(Self { runc, ours, missing, floor, qemu })
+        let guest_kib = floor::guest_kib(&qemu)?;
+        Ok(Self { runc, ours, missing, floor, qemu, guest_kib })
     }
 
     /// The way that a start takes as configured by default.
@@ -157,16 +160,20 @@ fn settings(way: Way, work: &Path) -> Vec<(&'static str, Value)> {
 }
 
 /// Writes a configuration with keys set that it must know. To boot is what it does where it knows of nothing else.
-fn configure(from: &Path, to: &Path, settings: &[(&str, Value)]) -> Result<()> {
+pub fn configure(from: &Path, to: &Path, settings: &[(&str, Value)]) -> Result<()> {
     let text = fs::read_to_string(from).with_context(|| format!("read {}", from.display()))?;
     let mut document: DocumentMut = text.parse().with_context(|| from.display().to_string())?;
     for (key, value) in settings {
-        let place = key.split('.').try_fold(document.as_item_mut(), |item: &mut Item, part| item.get_mut(part));
-        match place {
-            Some(place) => *place = Item::Value(value.clone()),
-            None if value.as_bool() == Some(false) => {}
-            None => bail!("the configuration knows no {key}"),
+        let mut path = key.split('.');
+        // Looked up first: the mutable look-up makes what is not there.
+        if path.clone().try_fold(document.as_item(), |item, part| item.get(part)).is_none() {
+            if value.as_bool() == Some(false) {
+                continue;
+            }
+            bail!("the configuration knows no {key}");
         }
+        let place = path.try_fold(document.as_item_mut(), |item: &mut Item, part| item.get_mut(part));
+        *place.context("looked up above")? = Item::Value(value.clone());
     }
     fs::write(to, document.to_string()).with_context(|| format!("write {}", to.display()))
 }
@@ -185,7 +192,8 @@ mod tests {
         let error = configure(&from, &to, &settings(Way::Copied, work)).unwrap_err().to_string();
         assert_eq!(error, "the configuration knows no factory.enable_template");
 
-        let factory = "[factory]\nenable_template = \"auto\"\ntemplate_path = \"/t\"\ntemplate_memory = \"copied\"\n";
+        let factory =
+            "[factory]\nenable_template = \"auto\"\ntemplate_path = \"/t\"\ntemplate_memory = \"copied\"\n";
         fs::write(&from, format!("[hypervisor.qemu]\nshared_fs = \"virtio-fs\"\n{factory}")).unwrap();
         configure(&from, &to, &settings(Way::Private, work)).unwrap();
         let written: toml::Table = fs::read_to_string(&to).unwrap().parse().unwrap();

@@ -50,10 +50,11 @@ impl Log {
         Ok(String::from_utf8_lossy(&text).lines().filter_map(Line::parse).collect())
     }
 
-    /// The phases of one sandbox after the first `offset` bytes.
+    /// The phases of one sandbox after the first `offset` bytes, and those of which the log does not say whose they are.
     pub fn phases(&self, offset: u64, sandbox: &str) -> Result<Vec<Phase>> {
         let lines = self.since(offset)?;
-        Ok(lines.iter().filter(|line| line.field("sandbox") == Some(sandbox)).filter_map(Line::phase).collect())
+        let counts = |line: &&Line| line.field("sandbox").is_none_or(|other| other == sandbox);
+        Ok(lines.iter().filter(counts).filter_map(Line::phase).collect())
     }
 }
 

@@ -46,14 +46,22 @@ impl Pool {
     pub fn fill(&mut self, in_use: usize) -> Result<()> {
         let wanted = SIZE + in_use;
         let filled = wait(FILLING, None, || {
-            (self.server.has_ended() || (self.machines().len() >= wanted && self.is_idle(in_use))).then_some(())
+            (self.server.has_ended() || (self.machines().len() >= wanted && self.is_idle(in_use)))
+                .then_some(())
         });
         if self.server.has_ended() {
             let words = std::fs::read_to_string(&self.log).unwrap_or_default();
-            bail!("`kata-runtime factory serve` ended: {}", words.trim().lines().last().unwrap_or("without a word"));
+            bail!(
+                "`kata-runtime factory serve` ended: {}",
+                words.trim().lines().last().unwrap_or("without a word")
+            );
         }
         filled.with_context(|| {
-            format!("the pool has {} VMs instead of {wanted} after {} s", self.machines().len(), FILLING.as_secs())
+            format!(
+                "the pool has {} VMs instead of {wanted} after {} s",
+                self.machines().len(),
+                FILLING.as_secs()
+            )
         })
     }
 
@@ -70,13 +78,22 @@ impl Pool {
     /// Whether all but those in use are paused.
     fn is_idle(&self, in_use: usize) -> bool {
         let used = || -> Vec<(u32, f64)> {
-            self.machines().into_iter().filter_map(|pid| Some((pid, process::cpu_seconds(pid).ok()?))).collect()
+            self.machines()
+                .into_iter()
+                .filter_map(|pid| Some((pid, process::cpu_seconds(pid).ok()?)))
+                .collect()
         };
         let before = used();
         std::thread::sleep(LOOK);
-        let busy = used().iter().filter(|(pid, seconds)| {
-            before.iter().find(|(other, _)| other == pid).is_none_or(|(_, then)| seconds - then > IDLE_CPU)
-        }).count();
+        let busy = used()
+            .iter()
+            .filter(|(pid, seconds)| {
+                before
+                    .iter()
+                    .find(|(other, _)| other == pid)
+                    .is_none_or(|(_, then)| seconds - then > IDLE_CPU)
+            })
+            .count();
         busy <= in_use
     }
 }

@@ -52,7 +52,11 @@ pub enum Kind {
 
 #[derive(Debug)]
 pub enum Figure {
-    Measured { spread: Spread, ratio: Option<f64>, verdict: Option<Verdict> },
+    Measured {
+        spread: Spread,
+        ratio: Option<f64>,
+        verdict: Option<Verdict>,
+    },
     /// Why there is none.
     Missing(String),
 }
@@ -116,7 +120,8 @@ impl Table {
         }
     }
 
-    fn add(&mut self, kind: Kind, name: &str, samples: &[f64], aim: Option<Aim>) {
+    /// Adds a row; compared if there is a reference.
+    pub fn add(&mut self, kind: Kind, name: &str, samples: &[f64], aim: Option<Aim>) {
         let Some(spread) = Spread::of(samples) else {
             return self.missing(kind, name, "nothing was measured");
         };
@@ -131,11 +136,7 @@ impl Table {
             };
             Some(Verdict { aim, kept: found <= most })
         });
-        self.rows.push(Row {
-            name: name.into(),
-            kind,
-            figure: Figure::Measured { spread, ratio, verdict },
-        });
+        self.rows.push(Row { name: name.into(), kind, figure: Figure::Measured { spread, ratio, verdict } });
     }
 }
 

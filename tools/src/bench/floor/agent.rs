@@ -1,25 +1,26 @@
-//! The few words of the agent's serial channel that show that it answers, and make it a template.
-//!
-//! They are those of the agent protocol's serial channel: a hello that is given back, yamux behind it, in which a
-//! stream to one port asks the agent to become a template, and a line that a template gives back.
+//! The few lines on the agent's serial port that show that it answers: the hello with which a conversation begins, the
+//! line that makes a booted guest a template, and the one that tells a clone that it is one.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::{Duration, Instant},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::bench::host::patience::{self, wait};
 
 const HELLO: &str = "kata-serial-1";
-const TEMPLATE: &str = "kata-template-1";
-/// Asks the agent to become a template.
-const PARK: &[u8] = b"CONNECT 1023\n";
-/// A question that the agent did not read as one is asked again after so long.
-const AGAIN: Duration = Duration::from_millis(50);
+const BECOME: &str = "kata-template-1";
+const WAKE: &str = "kata-wake-1";
+const AWAKE: &str = "kata-awake-1";
+/// Where a clone is to serve from then on.
+const ADDRESS: &str = "serial://agent.channel.0";
+/// Bytes of randomness for a clone.
+const SEED: usize = 64;
 /// More than this without an answer is no agent.
 const GARBAGE_LIMIT: usize = 1 << 20;
 
@@ -27,7 +28,6 @@ const GARBAGE_LIMIT: usize = 1 << 20;
 pub struct Port {
     stream: UnixStream,
     deadline: Instant,
-    seen: Vec<u8>,
     /// Tells answers apart.
     nonce: u64,
 }
@@ -38,93 +38,75 @@ impl Port {
         let left = deadline.saturating_duration_since(Instant::now());
         let stream = wait(left, patience::OFTEN, || UnixStream::connect(socket).ok());
         let stream = stream.with_context(|| format!("nobody listens on {}", socket.display()))?;
-        Ok(Self { stream, deadline, seen: Vec::new(), nonce: u64::from(std::process::id()) << 20 })
+        Ok(Self { stream, deadline, nonce: u64::from(std::process::id()) << 20 })
     }
 
     /// Says hello and waits until the agent gives it back. What is said before the agent listens waits for it.
     pub fn hello(&mut self) -> Result<()> {
         let hello = self.say(HELLO)?;
-        self.wait_for(&hello, self.deadline)?.then_some(()).context("the agent does not answer")
+        self.wait_for(&hello)
     }
 
-    /// In the conversation that hello began: opens the stream that makes the agent a template.
+    /// Makes the guest a template, and waits until it is one.
     pub fn become_template(&mut self) -> Result<()> {
-        self.stream.write_all(&first_stream(PARK)).context("ask for a template")
+        let line = self.say(BECOME)?;
+        self.wait_for(&line)
     }
 
-    pub fn ask_template(&mut self) -> Result<()> {
-        self.say(TEMPLATE).map(drop)
+    /// Tells a clone that it is one; it may be told before it runs.
+    pub fn tell_clone(&mut self) -> Result<()> {
+        let mut seed = [0; SEED];
+        File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut seed))
+            .context("/dev/urandom")?;
+        let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+        let time =
+            SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_nanos();
+        self.nonce += 1;
+        self.write(&format!("{WAKE} {:016x} {seed} {time} 0 {ADDRESS}\n", self.nonce))
     }
 
-    /// Waits until the template gives a question back that was asked. Where its conversation may just be ending, and
-    /// have swallowed the question, it is asked again.
-    pub fn wait_for_template(&mut self, ask: bool) -> Result<()> {
-        loop {
-            let until = if ask {
-                self.ask_template()?;
-                self.deadline.min(Instant::now() + AGAIN)
-            } else {
-                self.deadline
-            };
-            let question = format!("{TEMPLATE} {:016x}\n", self.nonce);
-            if self.wait_for(&question, until)? {
-                return Ok(());
-            }
-            if Instant::now() >= self.deadline {
-                bail!("the agent does not answer as a template");
-            }
-        }
+    /// Waits until the clone says that it has become itself.
+    pub fn wait_for_clone(&mut self) -> Result<()> {
+        self.wait_for(&format!("{AWAKE} {:016x}\n", self.nonce))
     }
 
     fn say(&mut self, word: &str) -> Result<String> {
         self.nonce += 1;
         let line = format!("{word} {:016x}\n", self.nonce);
-        self.stream.write_all(line.as_bytes()).context("write to the agent's port")?;
+        self.write(&line)?;
         Ok(line)
     }
 
-    /// Drops everything up to `line`; false if it does not come in time.
-    fn wait_for(&mut self, line: &str, until: Instant) -> Result<bool> {
+    fn write(&mut self, line: &str) -> Result<()> {
+        self.stream.write_all(line.as_bytes()).context("write to the agent's port")
+    }
+
+    /// Drops everything up to `line`, behind which nothing is read that matters.
+    fn wait_for(&mut self, line: &str) -> Result<()> {
+        let mut seen: Vec<u8> = Vec::new();
         let mut block = [0; 4096];
-        loop {
-            let found = self.seen.windows(line.len()).position(|window| window == line.as_bytes());
-            if let Some(at) = found {
-                self.seen.drain(..at + line.len());
-                return Ok(true);
-            }
-            if self.seen.len() > GARBAGE_LIMIT {
-                bail!("the agent's port says much, but not {line:?}");
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
+        while seen.len() < GARBAGE_LIMIT {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "the agent does not answer");
             self.stream.set_read_timeout(Some(left))?;
             match self.stream.read(&mut block) {
                 Ok(0) => bail!("QEMU hung up"),
-                Ok(count) => self.seen.extend_from_slice(&block[..count]),
+                Ok(count) => seen.extend_from_slice(&block[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error).context("read the agent's port"),
             }
+            if seen.windows(line.len()).any(|window| window == line.as_bytes()) {
+                return Ok(());
+            }
         }
+        bail!("the agent's port says much, but not {line:?}")
     }
-}
-
-/// A yamux frame that opens the client's first stream with data on it: version, type, flags, stream, length.
-fn first_stream(data: &[u8]) -> Vec<u8> {
-    const DATA: u8 = 0;
-    const OPENS: [u8; 2] = [0, 1];
-    let mut frame = vec![0, DATA];
-    frame.extend(OPENS);
-    frame.extend(1_u32.to_be_bytes());
-    frame.extend((data.len() as u32).to_be_bytes());
-    frame.extend(data);
-    frame
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixListener, thread};
+    use std::{os::unix::net::UnixListener, thread, time::Duration};
 
     use super::*;
 
@@ -160,15 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_was_swallowed_is_asked_again() {
+    fn a_clone_is_told_what_it_must_know_and_its_answer_found() {
         let (_dir, mut port) = port(|mut stream| {
-            line(&mut stream);
-            let second = line(&mut stream);
-            stream.write_all(&second).unwrap();
+            let wake = String::from_utf8(line(&mut stream)).unwrap();
+            let words: Vec<&str> = wake.trim_end().split(' ').collect();
+            assert_eq!((words.len(), words[0], words[2].len(), words[4]), (6, WAKE, 2 * SEED, "0"));
+            stream.write_all(format!("noise\n{AWAKE} {}\n", words[1]).as_bytes()).unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).unwrap();
         });
-        port.wait_for_template(true).unwrap();
+        port.tell_clone().unwrap();
+        port.wait_for_clone().unwrap();
     }
 
     #[test]
@@ -180,10 +164,5 @@ mod tests {
         });
         silent.deadline = Instant::now() + Duration::from_millis(30);
         assert_eq!(silent.hello().unwrap_err().to_string(), "the agent does not answer");
-    }
-
-    #[test]
-    fn a_frame_is_as_yamux_has_it() {
-        assert_eq!(first_stream(b"ab"), [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, b'a', b'b']);
     }
 }

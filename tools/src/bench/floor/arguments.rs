@@ -137,7 +137,10 @@ mod tests {
         ] {
             assert!(line.contains(words), "{words:?} is not in {line}");
         }
-        assert!(!line.contains("-device x") && !line.contains("-name") && !line.contains("-incoming"), "{line}");
+        assert!(
+            !line.contains("-device x") && !line.contains("-name") && !line.contains("-incoming"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -150,7 +153,9 @@ mod tests {
 
     #[test]
     fn sizes_are_understood() {
-        for (text, size) in [("2048M", 2 << 30), ("2G,slots=10", 2 << 30), ("size=64m", 64 << 20), ("128", 128 << 20)] {
+        for (text, size) in
+            [("2048M", 2 << 30), ("2G,slots=10", 2 << 30), ("size=64m", 64 << 20), ("128", 128 << 20)]
+        {
             assert_eq!(bytes(text), Some(size), "{text}");
         }
         assert_eq!(bytes("much"), None);

@@ -48,6 +48,11 @@ pub struct Vm {
     dir: PathBuf,
 }
 
+/// The size of the guest's RAM, from a command line of QEMU.
+pub fn guest_kib(qemu: &[String]) -> Result<u64> {
+    Ok(Given::read(qemu)?.memory_bytes / 1024)
+}
+
 impl Floor {
     /// Reads off the command line of one of our QEMUs what to start; `dir` is for files, best in memory.
     pub fn prepare(qemu: &[String], dir: &Path) -> Result<Self> {
@@ -64,10 +69,6 @@ impl Floor {
         Ok(floor)
     }
 
-    pub fn memory_kib(&self) -> u64 {
-        self.given.memory_bytes / 1024
-    }
-
     /// Boots a VM; returns it and the milliseconds until its agent answered.
     pub fn boot(&self) -> Result<(Vm, f64)> {
         let began = Instant::now();
@@ -81,7 +82,7 @@ impl Floor {
         let began = Instant::now();
         let (vm, mut qmp, mut port) = self.restore()?;
         qmp.execute("cont", None)?;
-        port.wait_for_template(false)?;
+        port.wait_for_clone()?;
         Ok((vm, milliseconds(began)))
     }
 
@@ -90,11 +91,11 @@ impl Floor {
         let (vm, mut qmp, mut port) = self.restore()?;
         let began = Instant::now();
         qmp.execute("cont", None)?;
-        port.wait_for_template(false)?;
+        port.wait_for_clone()?;
         Ok((vm, milliseconds(began)))
     }
 
-    /// A clone that waits to go on, with a question to its agent on the way already.
+    /// A clone that waits to go on, with what its agent must know on the way already.
     fn restore(&self) -> Result<(Vm, Qmp, Port)> {
         let template = self.template.as_ref().map_err(|reason| anyhow::anyhow!("no template: {reason}"))?;
         let deadline = Instant::now() + BOOT;
@@ -103,7 +104,7 @@ impl Floor {
         qmp.keep_memory_out_of_the_state()?;
         qmp.restore(&template.state)?;
         let mut port = vm.port(deadline)?;
-        port.ask_template()?;
+        port.tell_clone()?;
         Ok((vm, qmp, port))
     }
 
@@ -112,9 +113,7 @@ impl Floor {
         let deadline = Instant::now() + BOOT;
         let mut vm = self.spawn(&Memory::Template { file: template.memory.clone() }, Start::Boot)?;
         let mut port = vm.port(deadline)?;
-        port.hello()?;
         port.become_template()?;
-        port.wait_for_template(true)?;
         drop(port);
         let mut qmp = vm.qmp(deadline)?;
         qmp.execute("stop", None)?;
@@ -129,7 +128,8 @@ impl Floor {
     fn spawn(&self, memory: &Memory, start: Start) -> Result<Vm> {
         let dir = self.dir.join(self.count.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let log = File::create(dir.join("log")).with_context(|| format!("create a log in {}", dir.display()))?;
+        let log =
+            File::create(dir.join("log")).with_context(|| format!("create a log in {}", dir.display()))?;
         let mut command = Command::new(&self.given.program);
         command.args(arguments::line(&self.given, memory, start, &dir)?);
         command.stdout(Stdio::null()).stderr(log);

@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_in_qemus_words() {
-        let error = qemu(&[r#"{"event":"STOP"}"#, r#"{"error":{"desc":"no such thing"}}"#]).1.execute("cont", None);
+        let error =
+            qemu(&[r#"{"event":"STOP"}"#, r#"{"error":{"desc":"no such thing"}}"#]).1.execute("cont", None);
         assert_eq!(error.unwrap_err().to_string(), "cont: no such thing");
         let failed = qemu(&[r#"{"return":{}}"#, r#"{"event":"MIGRATION","data":{"status":"failed"}}"#]).1;
         let mut failed = failed;

@@ -88,8 +88,7 @@ mod tests {
         let made = std::thread::spawn(|| {
             let mut command = Command::new("sleep");
             command.arg("60");
-            let child = Child::spawn(command, Signal::SIGKILL).unwrap();
-            child
+            Child::spawn(command, Signal::SIGKILL).unwrap()
         });
         let mut child = made.join().unwrap();
         assert!(wait(GRACE, None, || child.has_ended().then_some(())).is_some());

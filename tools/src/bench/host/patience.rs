@@ -10,7 +10,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Looks until there is something to see; `None` if that is not within `deadline`. One who measures a time by it says
 /// how long a pause between looks may get.
-pub fn wait<T>(deadline: Duration, longest: Option<Duration>, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait<T>(
+    deadline: Duration,
+    longest: Option<Duration>,
+    mut look: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {

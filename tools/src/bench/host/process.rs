@@ -57,7 +57,8 @@ pub fn descendants(ancestor: u32) -> BTreeSet<u32> {
 
 /// CPU seconds of a process so far, its ended threads included and its children not.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(|| format!("CPU clock of {pid}"))?;
+    let clock =
+        clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(|| format!("CPU clock of {pid}"))?;
     let time = clock.now().with_context(|| format!("CPU clock of {pid}"))?;
     Ok(Duration::from(time).as_secs_f64())
 }

@@ -75,14 +75,19 @@ fn boot_by_hand(lineup: &Lineup) -> Result<Usage, String> {
 
 fn table(lineup: &Lineup, runc: &Found, ours: &[Found], by_hand: &Result<Vec<Usage>, String>) -> Table {
     let mut table = Table::new("cpu", "host CPU time of a start", "s", 3);
-    let all = |found: &Found| found.samples(|usage| usage.guest + usage.outside_guest() + found.short_lived());
+    let all =
+        |found: &Found| found.samples(|usage| usage.guest + usage.outside_guest() + found.short_lived());
     table.reference("runc, all", &all(runc));
     for (contender, found) in lineup.ours.iter().zip(ours) {
         let label = contender.way.label();
         table.ours(&format!("{label}, all"), &all(found), None);
         let outside = found.samples(|usage| usage.outside_guest() + found.short_lived());
         table.ours(&format!("{label}, outside the guest"), &outside, Some(aims::CPU_OUTSIDE_GUEST));
-        table.ours(&format!("{label}: QEMU without the guest's CPU"), &found.samples(|usage| usage.hypervisor), None);
+        table.ours(
+            &format!("{label}: QEMU without the guest's CPU"),
+            &found.samples(|usage| usage.hypervisor),
+            None,
+        );
         table.ours(&format!("{label}: shim"), &found.samples(|usage| usage.shim), None);
         table.ours(&format!("{label}: daemons"), &found.samples(|usage| usage.others), None);
     }

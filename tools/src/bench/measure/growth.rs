@@ -55,7 +55,7 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
     let name = format!("ours ({})", usual.way.label());
     rows(&mut table, Kind::Ours, &name, &ours);
     let mut ratios = Table::new("growth-ratio", "the last five starts to the first five", "times", 2);
-    ratios.floor("runc", &runc.ratio());
+    ratios.add(Kind::Reference, "runc", &runc.ratio(), None);
     ratios.ours(&name, &ours.ratio(), Some(aims::GROWTH));
     let mut memory = Table::new("growth-memory", "host memory for each sandbox as they grow", "MiB", 1);
     memory.ours(&format!("{name}, beside one of runc's"), &ours.memory_each(), None);
@@ -91,11 +91,7 @@ fn rows(table: &mut Table, kind: Kind, name: &str, growth: &Growth) {
     let count = growth.times.len();
     let names = [format!("{name}: first {}", first.len()), format!("{name}: last {} of {count}", last.len())];
     for (name, samples) in names.iter().zip([first, last]) {
-        match kind {
-            Kind::Reference => table.floor(name, samples),
-            Kind::Floor => table.floor(name, samples),
-            Kind::Ours => table.ours(name, samples, None),
-        }
+        table.add(kind, name, samples, None);
     }
 }
 
@@ -129,7 +125,9 @@ impl Growth {
     }
 
     fn memory_each(&self) -> Vec<f64> {
-        let (Some(first), Some(last)) = (self.available.first(), self.available.last()) else { return Vec::new() };
+        let (Some(first), Some(last)) = (self.available.first(), self.available.last()) else {
+            return Vec::new();
+        };
         match self.available.len() - 1 {
             0 => Vec::new(),
             steps => vec![((first - last) / steps as f64).max(0.0)],

@@ -10,7 +10,7 @@ use crate::bench::{
     host::process,
     lineup::Lineup,
     options::Options,
-    report::{Kind, Table},
+    report::{Aim, Kind, Table},
 };
 
 /// For what a start leaves running.
@@ -20,7 +20,7 @@ const SETTLING: Duration = Duration::from_secs(10);
 struct Watched {
     what: String,
     kind: Kind,
-    is_shim: bool,
+    aim: Option<Aim>,
     pids: Vec<u32>,
 }
 
@@ -29,7 +29,12 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
     let mut ids = vec!["idle-runc".to_owned()];
     engine.start(&lineup.runc, &ids[0], Role::Alone)?;
     let sandbox = engine.sandbox(&ids[0])?;
-    watched.push(Watched { what: "runc: shim".into(), kind: Kind::Reference, is_shim: true, pids: vec![sandbox.shim] });
+    watched.push(Watched {
+        what: "runc: shim".into(),
+        kind: Kind::Reference,
+        aim: None,
+        pids: vec![sandbox.shim],
+    });
     for contender in &lineup.ours {
         contender.ready(0)?;
         let id = format!("idle-{}", contender.way.word());
@@ -40,7 +45,7 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
     let vm = lineup.floor.as_ref().map_err(Clone::clone).and_then(|f| f.boot().map_err(|e| format!("{e:#}")));
     if let Ok((vm, _)) = &vm {
         let what = "QEMU by hand, booted".into();
-        watched.push(Watched { what, kind: Kind::Floor, is_shim: false, pids: vec![vm.pid()] });
+        watched.push(Watched { what, kind: Kind::Floor, aim: None, pids: vec![vm.pid()] });
     }
     thread::sleep(SETTLING);
     let counts = watch(&watched, Duration::from_secs(options.seconds));
@@ -51,11 +56,7 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
     let mut table = Table::new("idle", "wake-ups of an idle sandbox", "1/min", 1);
     for (watched, count) in watched.iter().zip(counts) {
         let per_minute = [count as f64 * 60.0 / options.seconds as f64];
-        match watched.kind {
-            Kind::Reference => table.reference(&watched.what, &per_minute),
-            Kind::Floor => table.floor(&watched.what, &per_minute),
-            Kind::Ours => table.ours(&watched.what, &per_minute, watched.is_shim.then_some(aims::SHIM_WAKE_UPS)),
-        }
+        table.add(watched.kind, &watched.what, &per_minute, watched.aim);
     }
     for (way, reason) in &lineup.missing {
         table.missing(Kind::Ours, way.label(), reason);
@@ -72,11 +73,12 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
 }
 
 fn of_sandbox(label: &str, sandbox: Sandbox) -> Vec<Watched> {
-    let watched = |what: &str, is_shim, pids| Watched { what: format!("{label}: {what}"), kind: Kind::Ours, is_shim, pids };
+    let watched =
+        |what: &str, aim, pids| Watched { what: format!("{label}: {what}"), kind: Kind::Ours, aim, pids };
     vec![
-        watched("shim", true, vec![sandbox.shim]),
-        watched("QEMU", false, sandbox.hypervisor.into_iter().collect()),
-        watched("daemons", false, sandbox.others.into_iter().collect()),
+        watched("shim", Some(aims::SHIM_WAKE_UPS), vec![sandbox.shim]),
+        watched("QEMU", None, sandbox.hypervisor.into_iter().collect()),
+        watched("daemons", None, sandbox.others.into_iter().collect()),
     ]
 }
 
@@ -84,7 +86,10 @@ fn of_sandbox(label: &str, sandbox: Sandbox) -> Vec<Watched> {
 fn watch(watched: &[Watched], time: Duration) -> Vec<u64> {
     let now = || -> Vec<BTreeMap<u32, u64>> {
         // Threads of all processes have ids of their own.
-        watched.iter().map(|watched| watched.pids.iter().flat_map(|pid| process::switches(*pid)).collect()).collect()
+        watched
+            .iter()
+            .map(|watched| watched.pids.iter().flat_map(|pid| process::switches(*pid)).collect())
+            .collect()
     };
     let before = now();
     thread::sleep(time);

@@ -38,10 +38,10 @@ impl Parts {
 
 pub fn measure(engine: &Engine, lineup: &Lineup, _: &Options) -> Result<Vec<Table>> {
     let mut table = Table::new("memory", "memory of an idle sandbox", "MiB", 1);
-    let guest_size = lineup.floor.as_ref().map_or(0, |floor| floor.memory_kib());
+    let guest_size = lineup.guest_kib;
     let runc = sandboxes(engine, &lineup.runc, "runc", guest_size, |_| Ok(()))?;
-    table.reference("runc: shim and container", &samples(&runc, Parts::host));
-    table.ours("runc: shim", &samples(&runc, |parts| parts.shim), None);
+    table.add(Kind::Reference, "runc: shim", &samples(&runc, |parts| parts.shim), None);
+    table.add(Kind::Reference, "runc: shim and container", &samples(&runc, Parts::host), None);
     for contender in &lineup.ours {
         let found = sandboxes(engine, &contender.runtime, contender.way.word(), guest_size, |in_use| {
             contender.ready(in_use)
@@ -67,7 +67,9 @@ pub fn measure(engine: &Engine, lineup: &Lineup, _: &Options) -> Result<Vec<Tabl
 
 fn rows(table: &mut Table, way: Way, found: &[Parts]) {
     let label = way.label();
-    let mut add = |what: &str, of: fn(&Parts) -> f64, aim| table.ours(&format!("{label}: {what}"), &samples(found, of), aim);
+    let mut add = |what: &str, of: fn(&Parts) -> f64, aim| {
+        table.ours(&format!("{label}: {what}"), &samples(found, of), aim)
+    };
     add("shim", |parts| parts.shim, Some(aims::SHIM_PSS));
     add("QEMU without guest RAM", |parts| parts.hypervisor, None);
     add("daemons", |parts| parts.others, None);
@@ -102,8 +104,11 @@ fn parts(sandbox: &Sandbox, guest_size: u64) -> Result<Parts> {
     let mut guest = None;
     if let Some(qemu) = sandbox.hypervisor {
         let mappings = smaps::of(qemu)?;
-        let ram = GuestRam::find(&mappings, guest_size).context("the guest's RAM is not among QEMU's mappings")?;
-        parts.add_guest(parts.hypervisor_of(Memory::of(&mappings, Some(&ram))));
+        let ram =
+            GuestRam::find(&mappings, guest_size).context("the guest's RAM is not among QEMU's mappings")?;
+        let memory = Memory::of(&mappings, Some(&ram));
+        parts.hypervisor = mebibytes(memory.pss);
+        parts.add_guest(memory);
         guest = Some(ram);
     }
     parts.shim = mebibytes(Memory::of(&smaps::of(sandbox.shim)?, None).pss);
@@ -117,11 +122,6 @@ fn parts(sandbox: &Sandbox, guest_size: u64) -> Result<Parts> {
 }
 
 impl Parts {
-    fn hypervisor_of(&mut self, memory: Memory) -> Memory {
-        self.hypervisor = mebibytes(memory.pss);
-        memory
-    }
-
     fn add_guest(&mut self, memory: Memory) {
         self.guest_own += mebibytes(memory.guest_own);
         self.guest_shared += mebibytes(memory.guest_shared);
@@ -134,7 +134,7 @@ fn by_hand(lineup: &Lineup) -> Result<Vec<Parts>> {
     thread::sleep(SETTLING);
     let of = |qemu: u32| {
         let mappings = smaps::of(qemu)?;
-        let ram = GuestRam::find(&mappings, floor.memory_kib()).context("no guest RAM was found")?;
+        let ram = GuestRam::find(&mappings, lineup.guest_kib).context("no guest RAM was found")?;
         let memory = Memory::of(&mappings, Some(&ram));
         let (hypervisor, guest_own) = (mebibytes(memory.pss), mebibytes(memory.guest_own));
         Ok(Parts { hypervisor, guest_own, ..Parts::default() })
