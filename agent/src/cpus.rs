@@ -28,11 +28,12 @@ pub fn has_memory_probe() -> bool {
 /// Puts CPUs to use until `total` are, and all memory unless `cpu_only`. A total of 0 leaves the CPUs alone.
 pub async fn online(total: usize, cpu_only: bool) -> Result<()> {
     if !cpu_only {
-        switch_on(MEMORY, "memory");
+        switch_on(MEMORY, "memory", || true);
     }
     for _ in 0..TRIES {
-        switch_on(CPUS, "cpu");
-        if total == 0 || online_cpus() >= total {
+        // The guest may have more than it is to use.
+        switch_on(CPUS, "cpu", || online_cpus() < total);
+        if online_cpus() >= total {
             return Ok(());
         }
         // The kernel tells of a new CPU only by its directory.
@@ -45,8 +46,12 @@ fn online_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn switch_on(dir: &str, prefix: &str) {
+/// Switches on what is off, as long as `wanted`.
+fn switch_on(dir: &str, prefix: &str, wanted: impl Fn() -> bool) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if !wanted() {
+            return;
+        }
         let name = entry.file_name();
         let number = name
             .to_str()

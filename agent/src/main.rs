@@ -85,7 +85,8 @@ fn run(options: &Options, launcher: OwnedFd) -> Result<()> {
 
 fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<Over> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // One beside this one: a guest's processes need its CPUs more than the agent does.
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("start the async runtime")?;
@@ -95,7 +96,7 @@ fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<
         let config = GuestConfig { isolation, bundles: BUNDLE_DIR.into(), pipe_size: options.pipe_size };
         let (parking, mut parked) = watch::channel(None);
         let connections = source.listen(parking)?;
-        tracing::info!("ready");
+        tracing::debug!("ready");
         tokio::select! {
             served = serve(connections, Arc::new(Guest::new(config))) => {
                 served.map_err(|error| Error::internal(error.to_string()))?;

@@ -52,7 +52,7 @@ pub(crate) fn arguments(
     args.add("-name", format!("sandbox-{}", spec.id));
     args.add("-machine", machine(config, accelerator));
     args.add("-cpu", cpu(config, accelerator));
-    args.add("-smp", smp(spec.size));
+    args.add("-smp", smp(spec));
     args.add("-m", memory(spec.size));
     args.add("-object", memory_backend(spec, config, inherited.memory)?);
     for flag in ["-no-user-config", "-nodefaults", "-nographic", "-no-reboot"] {
@@ -161,9 +161,12 @@ fn append(options: &mut String, words: &str) {
     }
 }
 
-fn smp(size: VmSize) -> String {
-    let VmSize { vcpus, max_vcpus, .. } = size;
-    if max_vcpus > vcpus {
+/// A template has all vCPUs that its clones may come to use; its kernel leaves the others off.
+fn smp(spec: &VmSpec) -> String {
+    let VmSize { vcpus, max_vcpus, .. } = spec.size;
+    if spec.origin != Origin::Boot {
+        max_vcpus.to_string()
+    } else if max_vcpus > vcpus {
         format!("{vcpus},cores=1,threads=1,sockets={max_vcpus},maxcpus={max_vcpus}")
     } else {
         vcpus.to_string()

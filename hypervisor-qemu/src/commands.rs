@@ -73,6 +73,29 @@ impl Command for DeviceAdd {
     const ALLOW_OOB: bool = false;
 }
 
+/// `object-add`: the object that stands behind `-object`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct ObjectAdd(pub Value);
+
+impl Command for ObjectAdd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "object-add";
+    const ALLOW_OOB: bool = false;
+}
+
+/// Data of the event `ACPI_DEVICE_OST`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ost {
+    pub info: OstInfo,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct OstInfo {
+    pub device: Option<String>,
+    pub status: i64,
+}
+
 /// Data of the event `MIGRATION`. The state is a plain word: QEMU adds new ones.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Migration {

@@ -25,6 +25,8 @@ pub(crate) fn command_line(spec: &VmSpec, accelerator: Accelerator, debug: bool)
     words.push(format!("nr_cpus={}", spec.size.max_vcpus));
     if spec.origin != Origin::Boot {
         words.push(arch::QUIET_PORTS_KERNEL_PARAMETER.into());
+        words.push(format!("maxcpus={}", spec.size.vcpus));
+        words.push("memhp_default_state=online".into());
     }
     if !debug {
         words.push("quiet".into());

@@ -14,6 +14,7 @@ mod arrivals;
 mod commands;
 mod console;
 mod device;
+mod grow;
 mod kernel_parameters;
 pub mod kvm;
 pub mod qmp;
@@ -104,7 +105,19 @@ impl Hypervisor for Qemu {
         };
         match booted.await {
             Ok((Greeted { qemu, qmp, events, console }, added)) => {
-                let parts = Parts { qemu, helper, qmp, events, console, address, template_port, added };
+                let shared_memory =
+                    !matches!(spec.memory, MemoryKind::Private | MemoryKind::File { shared: false, .. });
+                let parts = Parts {
+                    qemu,
+                    helper,
+                    qmp,
+                    events,
+                    console,
+                    address,
+                    template_port,
+                    added,
+                    shared_memory,
+                };
                 Ok(Arc::new(QemuVm::new(parts)))
             }
             Err(error) => {

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use runtime::{
     child::Child,
     error::{Context, Error, ErrorKind, Result},
-    vm::{AgentAddr, Vm, VmExit},
+    vm::{AgentAddr, MiB, Vm, VmExit},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     console::Console,
+    grow,
     qmp::{Event, Qmp},
     save,
     watcher::Watcher,
@@ -50,6 +51,8 @@ pub(crate) struct Parts {
     pub template_port: Option<PathBuf>,
     /// What a clone is given when it has been restored, for `device_add`.
     pub added: Vec<Value>,
+    /// Whether vhost-user devices may have to map the guest's memory.
+    pub shared_memory: bool,
 }
 
 /// A VM under QEMU.
@@ -61,6 +64,8 @@ pub(crate) struct QemuVm {
     address: AgentAddr,
     template_port: Option<PathBuf>,
     added: Mutex<Vec<Value>>,
+    shared_memory: bool,
+    dimms: AtomicUsize,
     exited: watch::Receiver<Option<VmExit>>,
     /// Whether its end is our own doing.
     stopping: Arc<AtomicBool>,
@@ -69,7 +74,8 @@ pub(crate) struct QemuVm {
 impl QemuVm {
     /// Takes over a QEMU that has greeted, and begins to watch it.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { qemu, helper, qmp, events, console, address, template_port, added } = parts;
+        let Parts { qemu, helper, qmp, events, console, address, template_port, added, shared_memory } =
+            parts;
         let (qemu, helper, qmp) = (Arc::new(qemu), helper.map(Arc::new), Arc::new(qmp));
         let stopping = Arc::new(AtomicBool::new(false));
         let (sender, exited) = watch::channel(None);
@@ -77,7 +83,18 @@ impl QemuVm {
             Watcher::new(qemu.clone(), helper.clone(), qmp.clone(), events, console, stopping.clone());
         // Ends with QEMU, whose end `stop` and `drop` see to.
         tokio::spawn(watcher.run(sender));
-        Self { qemu, helper, qmp, address, template_port, added: Mutex::new(added), exited, stopping }
+        Self {
+            qemu,
+            helper,
+            qmp,
+            address,
+            template_port,
+            added: Mutex::new(added),
+            shared_memory,
+            dimms: AtomicUsize::new(0),
+            exited,
+            stopping,
+        }
     }
 
     async fn end_qemu(&self) -> Result<()> {
@@ -127,6 +144,15 @@ impl Vm for QemuVm {
             Err(error) if self.qemu.wait(LAST_WORDS).await.is_ok() => Err(error.context(self.qemu.epitaph())),
             restored => restored,
         }
+    }
+
+    async fn add_memory(&self, memory: MiB) -> Result<()> {
+        if memory.0 == 0 {
+            return Ok(());
+        }
+        let number = self.dimms.fetch_add(1, Ordering::Relaxed);
+        let added = grow::add_memory(&self.qmp, number, memory, self.shared_memory).await;
+        added.with_context(|| format!("add {} MiB of memory", memory.0))
     }
 
     async fn stop(&self) -> Result<()> {

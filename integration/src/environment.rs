@@ -41,22 +41,33 @@ impl Environment {
         self.file("configuration.toml")
     }
 
-    /// The configuration with lines replaced: (key, whole new line). Written to `dir`.
+    /// The configuration with lines replaced: (key, whole new line). A key that stands in several tables is told apart
+    /// by its table's name before it, as in `runtime.enable_debug`. Written to `dir`.
     pub fn configuration_with(&self, dir: &Path, name: &str, changes: &[(&str, String)]) -> PathBuf {
         let text = fs::read_to_string(self.configuration()).expect("read the configuration");
-        let is_key = |line: &str, key: &str| line.split('=').next().is_some_and(|start| start.trim() == key);
         for (key, _) in changes {
-            assert!(text.lines().any(|line| is_key(line, key)), "the configuration has no line for {key}");
+            assert!(
+                keys(&text).any(|(name, _)| is_key(&name, key)),
+                "the configuration has no line for {key}"
+            );
         }
-        let lines = text.lines().map(|line| {
-            changes
-                .iter()
-                .find(|(key, _)| is_key(line, key))
-                .map_or(line.to_owned(), |(_, changed)| changed.clone())
-        });
+        let lines: Vec<&str> = keys(&text)
+            .map(|(name, line)| {
+                let change = changes.iter().find(|(key, _)| is_key(&name, key));
+                change.map_or(line, |(_, changed)| changed)
+            })
+            .collect();
         let path = dir.join(format!("{name}.toml"));
-        fs::write(&path, lines.collect::<Vec<_>>().join("\n")).expect("write the configuration");
+        fs::write(&path, lines.join("\n")).expect("write the configuration");
         path
+    }
+
+    /// What the configuration has for a key, such as `hypervisor.qemu.path`, without quotes.
+    pub fn setting(&self, key: &str) -> String {
+        let text = fs::read_to_string(self.configuration()).expect("read the configuration");
+        let found = keys(&text).find(|(name, _)| is_key(name, key));
+        let (_, line) = found.unwrap_or_else(|| panic!("the configuration has no line for {key}"));
+        line.split_once('=').map_or("", |(_, value)| value).trim().trim_matches('"').to_owned()
     }
 
     /// The folder of our own programs.
@@ -90,4 +101,18 @@ impl Environment {
     pub fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// Every line, with its table and key if it has one.
+fn keys(text: &str) -> impl Iterator<Item = (String, &str)> {
+    text.lines().scan("", |table, line| {
+        *table = line.strip_prefix('[').map_or(*table, |header| header.trim_end_matches(']'));
+        let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+        Some((format!("{table}.{key}"), line))
+    })
+}
+
+/// Whether `key` is the name, or the end of it.
+fn is_key(name: &str, key: &str) -> bool {
+    name == key || name.rsplit('.').next() == Some(key)
 }

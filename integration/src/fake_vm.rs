@@ -14,7 +14,7 @@ use futures::stream;
 use runtime::{
     error::{Context, Error, Result},
     ledger::Ledger,
-    vm::{AgentAddr, Hypervisor, Vm, VmExit, VmSpec},
+    vm::{AgentAddr, Hypervisor, MiB, Vm, VmExit, VmSpec},
 };
 use tokio::{
     net::UnixListener,
@@ -141,6 +141,10 @@ impl Vm for FakeVm {
 
     async fn restore(&self, _: File) -> Result<()> {
         Err(Error::unimplemented("a fake VM cannot be restored"))
+    }
+
+    async fn add_memory(&self, _: MiB) -> Result<()> {
+        Err(Error::unimplemented("a fake VM cannot grow"))
     }
 
     async fn stop(&self) -> Result<()> {

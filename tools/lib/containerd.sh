@@ -13,8 +13,9 @@ start_containerd() {
     mkdir -p "$data"
     exec 9>"$data.lock"
     if ! flock -n 9; then
-        # Another one runs: its images cannot be shared.
+        # Another one runs: neither its images nor its containers' names can be shared.
         data=$state/root
+        namespace=$namespace-$$
     fi
     cat >"$state/config.toml" <<END
 version = 2

@@ -1,30 +1,21 @@
 //! Where connections of the host come from: a vsock port, a serial port that carries many streams, or a unix socket.
 
+mod duplex;
 pub mod serial;
 mod serial_port;
 mod vsock;
 
-use std::{fs::File, io, pin::Pin};
+use std::fs::File;
 
-use futures::{Stream, StreamExt, stream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::UnixListener,
-};
+use futures::{StreamExt, stream};
+use tokio::net::UnixListener;
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::{
     error::{Context, Result},
     options::ServerAddress,
 };
-use serial::Parking;
-
-/// Bytes to and from the host.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
-
-pub type HostStream = Box<dyn Duplex>;
-pub type Connections = Pin<Box<dyn Stream<Item = io::Result<HostStream>> + Send>>;
+use duplex::{Connections, HostStream, Parking};
 
 /// A place where the host may call. Outlives the conversations that are held there.
 pub enum Source {

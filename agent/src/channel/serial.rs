@@ -10,12 +10,12 @@ use futures::Stream;
 use protocols::guest::{AGENT_PORT, SERIAL_HELLO, TEMPLATE_BECOME};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, mpsc},
 };
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
 
-use super::HostStream;
+use super::duplex::{HostStream, Parking};
 
 /// A line longer than this is no hello and no `CONNECT`.
 const LINE_LIMIT: usize = 128;
@@ -23,9 +23,6 @@ const LINE_LIMIT: usize = 128;
 const WINDOW: usize = 64 << 20;
 const STREAMS: usize = 4096;
 const FRAME: usize = 64 << 10;
-
-/// Takes the line with which the host asks the agent to become a template.
-pub type Parking = watch::Sender<Option<String>>;
 
 /// The connections that the host makes to the agent over `port`, for as long as anybody takes them.
 pub fn connections<P>(port: P, parking: Parking) -> impl Stream<Item = HostStream> + Send

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context as Task, Poll, ready},
@@ -13,7 +16,10 @@ use std::{
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+    },
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
@@ -24,8 +30,20 @@ const PORTS: &str = "/sys/class/virtio-ports";
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The guest's end of a port. An end of file means that the host's end is closed; it may come back.
+///
+/// While there is no host, the kernel reports the port as hung up, which for tokio is the end of a file. So it is asked
+/// through an epoll of our own, which tells of changes only. One task at a time reads and writes.
 pub struct SerialPort {
-    device: AsyncFd<File>,
+    port: File,
+    changes: AsyncFd<Changes>,
+}
+
+struct Changes(Epoll);
+
+impl AsRawFd for Changes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
 }
 
 /// Opens the port of that name as soon as it is there. The kernel lets it be open once only, so the file is to be kept
@@ -61,28 +79,37 @@ fn find(ports: &Path, name: &str) -> Option<PathBuf> {
 
 impl SerialPort {
     /// Makes an open port, in non-blocking mode, a stream of the current runtime.
-    pub fn new(file: File) -> io::Result<Self> {
-        // SAFETY: a File keeps the same open descriptor for as long as it lives, which is what the call asks for.
-        let device =
-            unsafe { AsyncFd::register_with_interest(file, Interest::READABLE | Interest::WRITABLE) }?;
-        Ok(Self { device })
+    pub fn new(port: File) -> io::Result<Self> {
+        let changes = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let interest =
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLET;
+        changes.add(&port, EpollEvent::new(interest, 0))?;
+        // SAFETY: it keeps the same open descriptor for as long as it lives, which is what the call asks for.
+        let changes = unsafe { AsyncFd::register_with_interest(Changes(changes), Interest::READABLE) }?;
+        Ok(Self { port, changes })
+    }
+
+    /// Waits for a change of the port's state since the last call.
+    fn poll_change(&self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        let mut guard = ready!(self.changes.poll_read_ready(cx))?;
+        guard.get_inner().0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
+        guard.clear_ready();
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for SerialPort {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            let mut guard = ready!(self.device.poll_read_ready(cx))?;
-            match guard.try_io(|device| device.get_ref().read(buffer.initialize_unfilled())) {
-                // No host at the other end: the kernel says so by an end of file and a hang-up. It reports the host's
-                // coming as a new readiness.
-                Ok(Ok(0)) => guard.clear_ready(),
-                Ok(Ok(length)) => {
+            match (&self.port).read(buffer.initialize_unfilled()) {
+                // No host at the other end.
+                Ok(0) => ready!(self.poll_change(cx))?,
+                Ok(length) => {
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                Err(_would_block) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_change(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
@@ -91,10 +118,9 @@ impl AsyncRead for SerialPort {
 impl AsyncWrite for SerialPort {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.device.poll_write_ready(cx))?;
-            match guard.try_io(|device| device.get_ref().write(bytes)) {
-                Ok(written) => return Poll::Ready(written),
-                Err(_would_block) => {}
+            match (&self.port).write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_change(cx))?,
+                written => return Poll::Ready(written),
             }
         }
     }

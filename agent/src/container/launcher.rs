@@ -11,8 +11,9 @@ use std::{
 };
 
 use libcontainer::{
-    container::{Container, builder::ContainerBuilder},
+    container::{ContainerStatus, builder::ContainerBuilder},
     error::LibcontainerError,
+    notify_socket::{NOTIFY_FILE, NotifySocket},
     syscall::syscall::SyscallType,
 };
 use nix::sys::socket::{
@@ -188,12 +189,14 @@ fn create(
     console: Option<&Path>,
     fds: Vec<OwnedFd>,
 ) -> Result<i32, LibcontainerError> {
-    let container = builder(id, fds, console)?
+    let mut container = builder(id, fds, console)?
         .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
         .build()?;
+    // The agent knows what runs; libcontainer would refuse an exec in a container that is only created.
+    container.set_status(ContainerStatus::Running).save()?;
     container
         .pid()
         .map(|pid| pid.as_raw())
@@ -215,8 +218,10 @@ fn exec(
     Ok(pid.as_raw())
 }
 
+/// The agent starts a container once: what libcontainer would look up first is known.
 fn start(id: &str) -> Result<(), LibcontainerError> {
-    Container::load(Path::new(ROOT).join(id))?.start()
+    let socket = Path::new(ROOT).join(id).join(NOTIFY_FILE);
+    NotifySocket::new(socket).notify_container_start().map_err(LibcontainerError::from)
 }
 
 /// Forgets libcontainer's record of a container.

@@ -106,6 +106,12 @@ impl AgentClient {
         self.agent.create_sandbox(within(CALL), request).await.map(drop).map_err(rpc("CreateSandbox"))
     }
 
+    /// Puts vCPUs to use until there are `total`, and all memory.
+    pub async fn online(&self, total: u32) -> Result<()> {
+        let request = wire::OnlineCPUMemRequest { wait: true, nb_cpus: total, ..Default::default() };
+        self.agent.online_cpu_mem(within(CALL), &request).await.map(drop).map_err(rpc("OnlineCPUMem"))
+    }
+
     /// Asks the guest to end everything. It may be gone already, so failure is only logged.
     pub async fn destroy_sandbox(&self) {
         if let Err(error) =

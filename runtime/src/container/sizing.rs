@@ -10,6 +10,11 @@ use crate::{
     vm::{MiB, VmSize},
 };
 
+/// vCPUs of a template, most of which sleep in its clones. Each costs start-up time and a thread; larger VMs are booted.
+const TEMPLATE_VCPUS: u32 = 16;
+/// Guest kernels take memory in blocks of this size.
+const MEMORY_BLOCK: MiB = MiB(128);
+
 /// What containers ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Workload {
@@ -61,6 +66,27 @@ pub(crate) fn vm_size(config: &HypervisorConfig, workload: Workload, host_cpus: 
     }
 }
 
+/// The size of a template on that host: what every VM has at least, with room for its clones to grow.
+pub(crate) fn template_size(config: &HypervisorConfig, host_cpus: u32, host_memory: MiB) -> VmSize {
+    let size = vm_size(config, Workload::default(), host_cpus);
+    let largest = vm_size(config, Workload { cpus: f64::from(host_cpus), memory: host_memory }, host_cpus);
+    VmSize {
+        max_vcpus: largest.vcpus.min(TEMPLATE_VCPUS).max(size.vcpus),
+        max_memory: if config.memory_slots == 0 { size.memory } else { largest.max_memory },
+        ..size
+    }
+}
+
+/// What a clone of such a template lacks to be a VM of the size `wanted`: the vCPUs in total, and memory. `None` if it
+/// cannot be one.
+pub(crate) fn growth(template: VmSize, wanted: VmSize) -> Option<(u32, MiB)> {
+    let lacking = wanted.memory.0.checked_sub(template.memory.0)?;
+    let lacking = MiB(lacking.next_multiple_of(MEMORY_BLOCK.0));
+    let fits = (template.vcpus..=template.max_vcpus).contains(&wanted.vcpus)
+        && template.memory.0 + lacking.0 <= template.max_memory.0;
+    fits.then_some((wanted.vcpus, lacking))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +111,23 @@ mod tests {
         ] {
             assert_eq!(size(default, max, cpus, memory), expected, "{default} {max} {cpus} {memory}");
         }
+    }
+
+    #[test]
+    fn a_clone_grows_as_far_as_its_template_has_room() {
+        let config = HypervisorConfig::default();
+        let template = template_size(&config, 4, MiB(8192));
+        assert_eq!((template.vcpus, template.max_vcpus), (1, 4));
+        assert_eq!((template.memory, template.max_memory), (MiB(2048), MiB(10240)));
+        let grown =
+            |cpus, memory| growth(template, vm_size(&config, Workload { cpus, memory: MiB(memory) }, 4));
+        assert_eq!(grown(0.0, 0), Some((1, MiB(0))));
+        assert_eq!(grown(1.5, 100), Some((3, MiB(128))));
+        assert_eq!(grown(0.0, 8192), Some((1, MiB(8192))));
+        assert_eq!(grown(0.0, 8193), None);
+        let without_slots = HypervisorConfig { memory_slots: 0, ..Default::default() };
+        let template = template_size(&without_slots, 4, MiB(8192));
+        assert_eq!(template.max_memory, template.memory);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::sysinfo::sysinfo;
 use oci_spec::runtime::LinuxNamespaceType;
 use protocols::guest;
 
@@ -15,13 +16,14 @@ use crate::{
     container::sizing::{Workload, vm_size},
     ids::SandboxId,
     share_fs::ShareFs,
-    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, NetworkNamespace, Origin, VmSize, VmSpec},
+    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec},
 };
 
 /// What the host offers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Host {
     pub cpus: u32,
+    pub memory: MiB,
     pub vhost_vsock: bool,
 }
 
@@ -29,6 +31,7 @@ impl Host {
     pub fn look() -> Self {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+            memory: sysinfo().map_or(MiB(0), |info| MiB(info.ram_total() >> 20)),
             vhost_vsock: Path::new("/dev/vhost-vsock").exists(),
         }
     }
@@ -86,11 +89,6 @@ pub(super) fn vm_spec(
         channel,
         network: network_namespace(config, bundle),
     }
-}
-
-/// The size of templates: what every VM of this configuration has at least.
-pub(super) fn template_size(config: &Config, host: Host) -> VmSize {
-    vm_size(&config.hypervisor, Workload::default(), host.cpus)
 }
 
 /// The VM to be saved so that one like `wanted` can be its clone. `dir` takes its sockets.

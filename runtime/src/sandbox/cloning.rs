@@ -14,15 +14,19 @@ use super::{Running, Sandbox, boot, make_vm_dir, phase};
 use crate::{
     agent::{AgentClient, become_template},
     config::{TemplateMemory, TemplateUse},
+    container::sizing::{growth, template_size},
     error::{Context, Error, ErrorKind, Result},
     template::{Draft, Template, Templates},
-    vm::{Channel, MemoryKind, Vm, VmSize, VmSpec},
+    vm::{Channel, MemoryKind, MiB, Vm, VmSize, VmSpec},
 };
 
 /// How a VM like `wanted` comes from a template.
 struct Plan<'a> {
     wanted: &'a VmSpec,
+    /// The template's size.
     size: VmSize,
+    /// vCPUs in total, and memory to be added.
+    growth: (u32, MiB),
     templates: Templates,
 }
 
@@ -65,11 +69,12 @@ impl Sandbox {
         if config.factory.enable_template == TemplateUse::Never || config.template_obstacle().is_some() {
             return Ok(None);
         }
-        let size = boot::template_size(config, boot::Host::look());
-        if size != wanted.size {
-            tracing::debug!("this VM has another size than templates have");
+        let host = boot::Host::look();
+        let size = template_size(&config.hypervisor, host.cpus, host.memory);
+        let Some(growth) = growth(size, wanted.size) else {
+            tracing::debug!("no template can grow to the size of this VM");
             return Ok(None);
-        }
+        };
         // Nothing of one sandbox or one template may be in the fingerprint.
         let nowhere = File::open("/dev/null").context("/dev/null")?;
         let mut spec = boot::template_spec(config, wanted, size, "/".into(), nowhere);
@@ -77,7 +82,7 @@ impl Sandbox {
         let Some(fingerprint) = self.setup.hypervisor.fingerprint(&spec).await? else {
             return Ok(None);
         };
-        Ok(Some(Plan { wanted, size, templates: Templates::new(config, &fingerprint)? }))
+        Ok(Some(Plan { wanted, size, growth, templates: Templates::new(config, &fingerprint)? }))
     }
 
     /// `None` if somebody else is making one right now.
@@ -159,7 +164,12 @@ impl Sandbox {
             let began = Instant::now();
             let port = template_port(&*vm)?;
             let agent = AgentClient::wake(&port, vm.agent_address(), rescan, &self.setup.config.agent);
-            let agent = self.greet(&*vm, agent).await?;
+            let (vcpus, memory) = plan.growth;
+            let (agent, grown) = tokio::join!(self.greet(&*vm, agent), vm.add_memory(memory));
+            let agent = grown.and(agent)?;
+            if vcpus > plan.size.vcpus {
+                agent.online(vcpus).await?;
+            }
             phase("clone-wake", began);
             Ok(agent)
         };

@@ -36,7 +36,7 @@ pub(crate) struct ShareFs {
 
 #[derive(Debug)]
 enum Kind {
-    VirtioFs { daemon: Mutex<Option<Arc<Child>>>, socket: PathBuf, config: HypervisorConfig },
+    VirtioFs { daemon: Mutex<Option<Arc<Child>>>, socket: PathBuf, config: Box<HypervisorConfig> },
     NineP { msize: u32 },
 }
 
@@ -52,7 +52,7 @@ impl ShareFs {
         let kind = match config.shared_fs {
             SharedFs::VirtioFs => {
                 let socket = vm_dir.join("vhost-fs.sock");
-                Kind::VirtioFs { daemon: Mutex::default(), socket, config: config.clone() }
+                Kind::VirtioFs { daemon: Mutex::default(), socket, config: Box::new(config.clone()) }
             }
             SharedFs::Virtio9p => Kind::NineP { msize: config.msize_9p },
         };

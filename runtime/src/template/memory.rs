@@ -1,6 +1,6 @@
 //! Guest memory in files: only what the guest has ever used is read, written and compared.
 
-use std::{fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use nix::{
     errno::Errno,
@@ -28,7 +28,7 @@ pub(super) struct Extent {
 /// An anonymous file for `size` bytes of guest memory.
 pub(super) fn anonymous(size: u64) -> Result<File> {
     let file = memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC).context("make a file for guest memory")?;
-    let file = File::from(OwnedFd::from(file));
+    let file = File::from(file);
     file.set_len(size).with_context(|| format!("make a file of {size} bytes for guest memory"))?;
     Ok(file)
 }

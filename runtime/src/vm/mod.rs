@@ -52,6 +52,9 @@ pub trait Vm: Send + Sync {
     /// Loads the state that [`Self::save`] wrote and lets the guest go on.
     async fn restore(&self, state: File) -> Result<()>;
 
+    /// Gives the running guest more memory, a multiple of its block size; returns when the guest has it.
+    async fn add_memory(&self, memory: MiB) -> Result<()>;
+
     /// Ends the VM and its helper processes; orderly if it answers, by force within a bounded time if not.
     /// Idempotent.
     async fn stop(&self) -> Result<()>;

@@ -5,16 +5,38 @@ use std::fmt::Write as _;
 use super::report::{Figure, Kind, Row, Table};
 
 const WIDTH: f64 = 860.0;
-/// Where the bars begin, and how long the longest is.
-const LEFT: f64 = 290.0;
-const LONGEST: f64 = 400.0;
+/// For the names on the left, by their characters, and for the figure behind a bar.
+const CHARACTER: f64 = 6.8;
+const NARROWEST: f64 = 200.0;
+const WIDEST: f64 = 470.0;
+const FIGURE: f64 = 120.0;
 const TOP: f64 = 52.0;
 const STEP: f64 = 30.0;
 const BAR: f64 = 18.0;
 
+/// Where bars begin, and how long one of 1 is.
+#[derive(Clone, Copy)]
+struct Scale {
+    left: f64,
+    one: f64,
+}
+
+impl Scale {
+    fn of(table: &Table) -> Option<Self> {
+        let highest = highest(table).filter(|highest| *highest > 0.0)?;
+        let longest = table.rows.iter().map(|row| row.name.chars().count()).max()? as f64;
+        let left = (longest * CHARACTER + 26.0).clamp(NARROWEST, WIDEST);
+        Some(Self { left, one: (WIDTH - left - FIGURE) / highest })
+    }
+
+    fn at(self, value: f64) -> f64 {
+        self.left + value * self.one
+    }
+}
+
 /// `None` if there is nothing to draw.
 pub fn svg(table: &Table) -> Option<String> {
-    let scale = LONGEST / highest(table).filter(|highest| *highest > 0.0)?;
+    let scale = Scale::of(table)?;
     let height = TOP + STEP * table.rows.len() as f64 + 14.0;
     let title = escaped(&format!("{}, {}", table.title.replace('`', ""), table.unit));
     let mut svg = format!(
@@ -41,16 +63,16 @@ fn highest(table: &Table) -> Option<f64> {
     table.rows.iter().filter_map(of_row).max_by(f64::total_cmp)
 }
 
-fn draw(svg: &mut String, table: &Table, row: &Row, y: f64, scale: f64) {
-    let (middle, name) = (y + BAR / 2.0, escaped(&row.name.replace('`', "")));
+fn draw(svg: &mut String, table: &Table, row: &Row, y: f64, scale: Scale) {
+    let (middle, left, name) = (y + BAR / 2.0, scale.left, escaped(&row.name.replace('`', "")));
     let baseline = middle + 4.5;
     let mut line = |text: String| svg.push_str(&(text + "\n"));
     line(format!(
         "<text x=\"{}\" y=\"{baseline}\" text-anchor=\"end\" fill=\"#1b1f24\">{name}</text>",
-        LEFT - 10.0
+        left - 10.0
     ));
     let Figure::Measured { spread, ratio, verdict } = &row.figure else {
-        line(format!("<text x=\"{LEFT}\" y=\"{baseline}\" fill=\"#8c959f\">not available</text>"));
+        line(format!("<text x=\"{left}\" y=\"{baseline}\" fill=\"#8c959f\">not available</text>"));
         return;
     };
     let colour = match row.kind {
@@ -58,22 +80,21 @@ fn draw(svg: &mut String, table: &Table, row: &Row, y: f64, scale: f64) {
         Kind::Floor => "#c9d1d9",
         Kind::Ours => "#2f6feb",
     };
-    let at = |value: f64| LEFT + value * scale;
     line(format!(
-        "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>",
-        spread.median * scale
+        "<rect x=\"{left}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>",
+        spread.median * scale.one
     ));
     line(format!(
         "<path d=\"M{:.1} {middle}H{:.1}\" stroke=\"#1b1f24\" stroke-width=\"1.5\"/>",
-        at(spread.min),
-        at(spread.max)
+        scale.at(spread.min),
+        scale.at(spread.max)
     ));
     let aim = verdict.and_then(|verdict| Some((table.allowed(verdict.aim)?, verdict.kept)));
     if let Some((allowed, kept)) = aim {
         let colour = if kept { "#1a7f37" } else { "#cf222e" };
         line(format!(
             "<path d=\"M{:.1} {}V{}\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"4 2\"/>",
-            at(allowed),
+            scale.at(allowed),
             y - 4.0,
             y + BAR + 4.0
         ));
@@ -82,7 +103,7 @@ fn draw(svg: &mut String, table: &Table, row: &Row, y: f64, scale: f64) {
     if let Some(ratio) = ratio {
         let _ = write!(words, " ({ratio:.2} ×)"); // Writing to a string does not fail.
     }
-    let end = at(spread.max.max(aim.map_or(0.0, |(allowed, _)| allowed)));
+    let end = scale.at(spread.max.max(aim.map_or(0.0, |(allowed, _)| allowed)));
     line(format!("<text x=\"{:.1}\" y=\"{baseline}\" fill=\"#57606a\">{words}</text>", end + 8.0));
 }
 
@@ -103,9 +124,10 @@ mod tests {
         table.missing(Kind::Ours, "pool", "no");
         let svg = svg(&table).unwrap();
         assert!(svg.contains("a &lt;b&gt; &amp; &quot;c&quot;, ms"), "{svg}");
-        assert!(svg.contains("width=\"100.0\"") && svg.contains("width=\"400.0\""), "{svg}");
+        // 400 ms take what names and figures leave: 860 - 200 - 120.
+        assert!(svg.contains("width=\"135.0\"") && svg.contains("width=\"540.0\""), "{svg}");
         // The aim is at 200 ms, and was missed.
-        assert!(svg.contains("M490.0") && svg.contains("#cf222e"), "{svg}");
+        assert!(svg.contains("M470.0") && svg.contains("#cf222e"), "{svg}");
         assert!(svg.contains("400 (4.00 ×)") && svg.contains("not available"), "{svg}");
         assert_eq!(svg.matches('<').count(), svg.matches('>').count());
     }

@@ -97,3 +97,49 @@ impl Pool {
         busy <= in_use
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that keeps `script` running. A shell writes it: a file that this process, or a child that another test
+    /// is just starting, has open for writing cannot be run.
+    fn program(dir: &Path, script: &str) -> PathBuf {
+        let path = dir.join("kata-runtime");
+        let write = "printf '#!/bin/sh\\ncd \"%s\"\\n%s\\n' \"$1\" \"$2\" >\"$3\" && chmod 755 \"$3\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write, "sh"]).arg(dir).arg(script).arg(&path);
+        assert!(shell.status().unwrap().success());
+        path
+    }
+
+    #[test]
+    fn a_pool_is_full_when_its_vms_wait_and_ends_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "cp \"$(command -v sleep)\" qemu-system-test
+            for vm in 1 2; do ./qemu-system-test 60 & vms=\"$vms $!\"; done
+            trap 'kill $vms' TERM
+            wait; wait";
+        let program = program(dir.path(), script);
+        let mut pool = Pool::start(&program, Path::new("/c.toml"), dir.path()).unwrap();
+        pool.fill(0).unwrap();
+        let machines = pool.machines();
+        assert_eq!(machines.len(), SIZE);
+        assert!(pool.is_maker_of(machines[0]) && !pool.is_maker_of(std::process::id()));
+        drop(pool);
+        let gone = wait(FILLING, None, || {
+            machines.iter().all(|pid| !process::name(*pid).starts_with("qemu-system")).then_some(())
+        });
+        assert!(gone.is_some(), "{machines:?} live on");
+    }
+
+    #[test]
+    fn a_program_that_is_missing_or_ends_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let start =
+            |program: &Path| Pool::start(program, Path::new("/c.toml"), dir.path()).unwrap_err().to_string();
+        assert!(start(&dir.path().join("none")).contains("which keeps the pool"));
+        let error = start(&program(dir.path(), "echo no such command >&2; exit 1"));
+        assert_eq!(error, "`kata-runtime factory serve` ended: no such command");
+    }
+}

@@ -25,6 +25,7 @@ const SEED: usize = 64;
 const GARBAGE_LIMIT: usize = 1 << 20;
 
 /// The host's end of the port.
+#[derive(Debug)]
 pub struct Port {
     stream: UnixStream,
     deadline: Instant,

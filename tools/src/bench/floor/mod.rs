@@ -45,6 +45,8 @@ struct Template {
 #[derive(Debug)]
 pub struct Vm {
     qemu: Child,
+    /// A guest whose port nobody holds is not idle.
+    port: Option<Port>,
     dir: PathBuf,
 }
 
@@ -73,8 +75,10 @@ impl Floor {
     pub fn boot(&self) -> Result<(Vm, f64)> {
         let began = Instant::now();
         let vm = self.spawn(&Memory::Fresh, Start::Boot)?;
-        vm.port(began + BOOT)?.hello()?;
-        Ok((vm, milliseconds(began)))
+        let mut port = vm.port(began + BOOT)?;
+        port.hello()?;
+        let ms = milliseconds(began);
+        Ok((vm.keep(port), ms))
     }
 
     /// Clones a VM, sharing the template's pages; returns it and the milliseconds until its agent answered.
@@ -83,7 +87,8 @@ impl Floor {
         let (vm, mut qmp, mut port) = self.restore()?;
         qmp.execute("cont", None)?;
         port.wait_for_clone()?;
-        Ok((vm, milliseconds(began)))
+        let ms = milliseconds(began);
+        Ok((vm.keep(port), ms))
     }
 
     /// Clones a VM beforehand; returns it and the milliseconds from its release until its agent answered.
@@ -92,7 +97,8 @@ impl Floor {
         let began = Instant::now();
         qmp.execute("cont", None)?;
         port.wait_for_clone()?;
-        Ok((vm, milliseconds(began)))
+        let ms = milliseconds(began);
+        Ok((vm.keep(port), ms))
     }
 
     /// A clone that waits to go on, with what its agent must know on the way already.
@@ -133,13 +139,18 @@ impl Floor {
         let mut command = Command::new(&self.given.program);
         command.args(arguments::line(&self.given, memory, start, &dir)?);
         command.stdout(Stdio::null()).stderr(log);
-        Ok(Vm { qemu: Child::spawn(command, Signal::SIGKILL)?, dir })
+        Ok(Vm { qemu: Child::spawn(command, Signal::SIGKILL)?, port: None, dir })
     }
 }
 
 impl Vm {
     pub fn pid(&self) -> u32 {
         self.qemu.id()
+    }
+
+    fn keep(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
     }
 
     fn port(&self, deadline: Instant) -> Result<Port> {

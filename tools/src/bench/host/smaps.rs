@@ -13,6 +13,8 @@ pub struct Mapping {
     /// Of a private mapping of a file: the pages that were written to, and so became the process's own.
     pub anonymous: u64,
     pub shared: bool,
+    /// Both writable and executable: code that the process makes itself.
+    pub generated: bool,
     /// Device and inode of what is mapped; an inode of 0 is no file.
     pub device: String,
     pub inode: u64,
@@ -32,6 +34,8 @@ pub enum GuestRam {
 pub struct Memory {
     /// PSS of everything but guest RAM.
     pub pss: u64,
+    /// The part of it that is code made at run time: an emulator's translations.
+    pub generated: u64,
     /// Guest RAM that is nobody else's; of RAM that several processes of a sandbox map, this one's part.
     pub guest_own: u64,
     /// Guest RAM that clones share.
@@ -60,6 +64,7 @@ fn parse(text: &str) -> Vec<Mapping> {
             }
             [range, permissions, _, device, inode, ..] if range.contains('-') => mappings.push(Mapping {
                 shared: permissions.ends_with('s'),
+                generated: permissions.contains('w') && permissions.contains('x'),
                 device: (*device).to_owned(),
                 inode: inode.parse().unwrap_or(0),
                 ..Mapping::default()
@@ -98,6 +103,7 @@ impl Memory {
         for mapping in mappings {
             if !guest.is_some_and(|guest| guest.holds(mapping)) {
                 memory.pss += mapping.pss;
+                memory.generated += if mapping.generated { mapping.pss } else { 0 };
             } else if mapping.inode == 0 {
                 memory.guest_own += mapping.rss;
             } else if mapping.shared {
@@ -128,7 +134,7 @@ Size:            2097152 kB
 Rss:               80000 kB
 Pss:               79000 kB
 Anonymous:             0 kB
-7f1000000000-7f1000100000 rw-p 00000000 00:00 0
+7f1000000000-7f1000100000 rwxp 00000000 00:00 0
 Size:               2048 kB
 Rss:                 500 kB
 Pss:                 500 kB
@@ -142,7 +148,7 @@ Anonymous:           500 kB
         let ram = GuestRam::find(&mappings, 2_097_152).unwrap();
         assert_eq!(ram, GuestRam::File { device: "00:01".into(), inode: 606 });
         let memory = Memory::of(&mappings, Some(&ram));
-        assert_eq!(memory, Memory { pss: 900, guest_own: 79_000, guest_shared: 0 });
+        assert_eq!(memory, Memory { pss: 900, generated: 500, guest_own: 79_000, guest_shared: 0 });
         assert_eq!(Memory::of(&mappings, None).pss, 79_900);
         assert_eq!(GuestRam::find(&mappings, 4096), None);
     }

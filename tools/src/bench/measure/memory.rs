@@ -25,6 +25,8 @@ struct Parts {
     shim: f64,
     /// Without guest RAM.
     hypervisor: f64,
+    /// The part of QEMU's that is translated code.
+    translated: f64,
     others: f64,
     guest_own: f64,
     guest_shared: f64,
@@ -60,7 +62,7 @@ pub fn measure(engine: &Engine, lineup: &Lineup, _: &Options) -> Result<Vec<Tabl
     }
     table.note(format!(
         "{SANDBOXES} sandboxes at a time, each with one container that sleeps. PSS counts a page that n processes map as \
-         1/n in each. QEMU's part holds its cache of translated code when it emulates."
+         1/n in each. An emulating QEMU keeps the code that it translated."
     ));
     Ok(vec![table])
 }
@@ -72,6 +74,7 @@ fn rows(table: &mut Table, way: Way, found: &[Parts]) {
     };
     add("shim", |parts| parts.shim, Some(aims::SHIM_PSS));
     add("QEMU without guest RAM", |parts| parts.hypervisor, None);
+    add("QEMU's translated code, a part of that", |parts| parts.translated, None);
     add("daemons", |parts| parts.others, None);
     add("all on the host without guest RAM", Parts::host, Some(aims::HOST_PSS));
     add("guest's own pages", |parts| parts.guest_own, aims::guest_pages(way));
@@ -108,6 +111,7 @@ fn parts(sandbox: &Sandbox, guest_size: u64) -> Result<Parts> {
             GuestRam::find(&mappings, guest_size).context("the guest's RAM is not among QEMU's mappings")?;
         let memory = Memory::of(&mappings, Some(&ram));
         parts.hypervisor = mebibytes(memory.pss);
+        parts.translated = mebibytes(memory.generated);
         parts.add_guest(memory);
         guest = Some(ram);
     }

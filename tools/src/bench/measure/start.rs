@@ -107,7 +107,7 @@ fn first_answer(phases: &[Phase]) -> Option<f64> {
 }
 
 fn totals(lineup: &Lineup, runc: &[f64], ours: &[Found], options: &Options) -> Table {
-    let mut table = Table::new("start", "`ctr run --rm IMAGE true`", "ms", 0);
+    let mut table = Table::new("start", "a whole container: `ctr run --rm IMAGE true`", "ms", 0);
     table.reference("runc", runc);
     for (contender, found) in lineup.ours.iter().zip(ours) {
         let way = contender.way;

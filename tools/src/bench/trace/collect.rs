@@ -63,7 +63,8 @@ fn between(spans: &[Span], name: &str, track: Track, from: &str, to: &str) -> Op
 /// From the kernel's last word to the agent's first.
 fn agent(spans: &[Span], kernel: Option<&Span>) -> Option<Span> {
     let is_ready = |span: &&Span| span.track == Track::Agent && span.name.contains(AGENT_IS_READY);
-    let (begin, end) = (kernel?.end, spans.iter().find(is_ready)?.begin);
+    let booted = kernel.filter(|span| span.name == kernel::BOOT)?;
+    let (begin, end) = (booted.end, spans.iter().find(is_ready)?.begin);
     (end > begin).then(|| Span { track: Track::Agent, name: "agent, until it is ready".into(), begin, end })
 }
 

@@ -7,6 +7,8 @@ const PAUSES: usize = 12;
 const LINE_LIMIT: usize = 72;
 /// What the kernel says last before the agent runs.
 const HANDS_OVER: &str = "Run /init as init process";
+/// The span of a kernel that booted; one in a clone has done so long before.
+pub const BOOT: &str = "kernel, until it runs /init";
 
 /// A line and when the host saw it.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +60,10 @@ pub fn spans(lines: &[Printed]) -> Vec<Span> {
     pauses.sort_by(|a, b| b.0.total_cmp(&a.0));
     pauses.truncate(PAUSES);
     let pauses = pauses.into_iter().filter(|(length, _)| *length > 0.0);
-    let mut spans = vec![span("kernel, until it runs /init".into(), 0.0, last.ms)];
+    let mut spans = Vec::new();
+    if handed_over.is_some() {
+        spans.push(span(BOOT.into(), 0.0, last.ms));
+    }
     spans.extend(
         pauses.map(|(_, pair)| span(format!("after: {}", cut(&pair[0].text)), pair[0].ms, pair[1].ms)),
     );
@@ -99,6 +104,8 @@ mod tests {
         assert_eq!(spans[1].name, "after: Linux");
         assert_eq!((spans[1].begin, spans[1].end), (100.0, 150.0));
         assert_eq!(spans.len(), 3);
+        let clone = super::spans(&[line(5000.0, 150.0, "pci"), line(5010.0, 160.0, "virtio")]);
+        assert_eq!((clone.len(), clone[0].begin, clone[0].end), (1, 150.0, 160.0));
         assert!(super::spans(&[]).is_empty());
     }
 }
