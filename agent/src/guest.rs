@@ -68,19 +68,25 @@ impl Guest {
         self.finished.subscribe()
     }
 
-    /// Makes the sandbox; once in a guest's life.
+    /// Makes the sandbox. As long as nobody has a container in it, it can be made anew: a VM that was started before it
+    /// was wanted learns so whose it is.
     pub async fn create_sandbox(self: &Arc<Self>, request: CreateSandboxRequest) -> Result<()> {
-        if lock(&self.sandbox).is_some() {
-            return Err(Error::internal("the sandbox exists already"));
+        let former = lock(&self.sandbox).clone();
+        if former.is_some() && !lock(&self.containers).is_empty() {
+            return Err(Error::internal("the sandbox exists already, and has containers"));
         }
         for module in &request.kernel_modules {
             crate::modules::modprobe(&module.name, &module.parameters).await?;
         }
         let guest = self.clone();
         spawn_blocking(move || {
-            let shared = match &*guest.isolation {
-                Isolation::Full(_) => Some(SharedNamespaces::create(&request.hostname)?),
-                Isolation::PlainChildren => None,
+            let shared = match (&*guest.isolation, former.and_then(|former| former.shared)) {
+                (Isolation::Full(_), None) => Some(SharedNamespaces::create(&request.hostname)?),
+                (Isolation::Full(_), Some(shared)) => {
+                    shared.rename(&request.hostname)?;
+                    Some(shared)
+                }
+                (Isolation::PlainChildren, _) => None,
             };
             fs::create_dir_all(&guest.bundles).context(guest.bundles.display())?;
             // They last as long as the sandbox, so nothing is given back.

@@ -20,12 +20,14 @@ use protocols::guest::BUNDLE_DIR;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
+    // Also as the first process of a container, which the warming up of a guest makes it.
+    if std::env::args().any(|arg| matches!(arg.as_str(), "-v" | "--version")) {
+        println!("kata-agent {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let is_init = std::process::id() == 1;
     if is_init {
         boot::early();
-    } else if std::env::args().any(|arg| matches!(arg.as_str(), "-v" | "--version")) {
-        println!("kata-agent {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
     }
     let (options, faults) = Options::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     log_to_console(options.log_level);

@@ -7,7 +7,7 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     unistd::{gettid, sethostname},
 };
 
@@ -38,6 +38,18 @@ impl SharedNamespaces {
         })
         .join()
         .map_err(|_| Error::internal("the thread that makes namespaces panicked"))?
+    }
+
+    /// Gives the sandbox another host name. Blocks.
+    pub fn rename(&self, hostname: &str) -> Result<()> {
+        let (uts, hostname) = (self.uts.clone(), hostname.to_owned());
+        std::thread::spawn(move || {
+            let namespace = fs::File::open(&uts).context(uts.display())?;
+            setns(namespace, CloneFlags::CLONE_NEWUTS).context("enter the uts namespace")?;
+            sethostname(&hostname).context(format!("set the host name {hostname:?}"))
+        })
+        .join()
+        .map_err(|_| Error::internal("the thread that renames the sandbox panicked"))?
     }
 }
 

@@ -8,7 +8,6 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::fd::AsFd,
-    time::Duration,
 };
 
 use nix::{
@@ -18,7 +17,7 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
-use protocols::guest::{TEMPLATE_AWAKE, TEMPLATE_WAKE};
+use protocols::guest::{TEMPLATE_AWAKE, TEMPLATE_SERVE, TEMPLATE_TIME, TEMPLATE_WAKE};
 
 use crate::{
     clock_and_entropy,
@@ -37,7 +36,6 @@ const PCI_RESCAN: &str = "/sys/bus/pci/rescan";
 struct Wake {
     nonce: String,
     seed: Vec<u8>,
-    time: Duration,
     rescan: bool,
     address: ServerAddress,
 }
@@ -47,21 +45,34 @@ struct Wake {
 pub fn wait(port: &File, asked: &str) -> Result<ServerAddress> {
     let mut lines = Lines::new(port)?;
     answer(port, asked)?;
+    let mut woken = None;
     loop {
         let line = lines.next()?;
         if let Some(wake) = Wake::parse(&line) {
             let faults = become_a_clone(&wake);
             answer(port, format!("{TEMPLATE_AWAKE} {} {faults}", wake.nonce).trim_end())?;
-            return Ok(wake.address);
+            woken = Some(wake.address);
+        } else if let Some(time) = time(&line) {
+            clock_and_entropy::set_clock(time)?;
+            answer(port, &line)?;
+        } else if line == TEMPLATE_SERVE
+            && let Some(address) = woken.take()
+        {
+            return Ok(address);
         }
         // Anything else is the end of an older conversation.
     }
 }
 
+/// The time that a line tells.
+fn time(line: &str) -> Option<TimeVal> {
+    let nanoseconds: i64 = line.strip_prefix(TEMPLATE_TIME)?.strip_prefix(' ')?.parse().ok()?;
+    (nanoseconds > 0).then(|| TimeVal::microseconds(nanoseconds / 1000))
+}
+
 /// Returns what went wrong, in one line.
 fn become_a_clone(wake: &Wake) -> String {
-    let time = TimeVal::microseconds(i64::try_from(wake.time.as_micros()).unwrap_or(i64::MAX));
-    let mut steps = vec![clock_and_entropy::set_clock(time), clock_and_entropy::reseed(&wake.seed)];
+    let mut steps = vec![clock_and_entropy::reseed(&wake.seed)];
     if wake.rescan {
         steps.push(fs::write(PCI_RESCAN, "1").context(PCI_RESCAN));
     }
@@ -78,10 +89,9 @@ impl Wake {
         }
         let nonce = words.next()?.to_owned();
         let seed = unhex(words.next()?)?;
-        let time = Duration::from_nanos(words.next()?.parse().ok()?);
         let rescan = words.next()? == "1";
         let address = options::parse_address(words.next()?)?;
-        (words.next().is_none() && !seed.is_empty()).then_some(Self { nonce, seed, time, rescan, address })
+        (words.next().is_none() && !seed.is_empty()).then_some(Self { nonce, seed, rescan, address })
     }
 }
 
@@ -158,21 +168,21 @@ mod tests {
 
     #[test]
     fn a_wake_line_is_read_whole_or_not_at_all() {
-        let line = "kata-wake-1 00ff 0a0b 1700000000000000001 1 vsock://-1:1024";
+        let line = "kata-wake-1 00ff 0a0b 1 vsock://-1:1024";
         let wake = Wake::parse(line).unwrap();
         assert_eq!((wake.nonce.as_str(), wake.seed.as_slice(), wake.rescan), ("00ff", &[10, 11][..], true));
-        assert_eq!(wake.time, Duration::new(1_700_000_000, 1));
         assert_eq!(wake.address, ServerAddress::Vsock { port: 1024 });
         for broken in [
-            "kata-wake-2 00ff 0a0b 1 1 vsock://-1:1024",
-            "kata-wake-1 00ff  1 1 vsock://-1:1024",
-            "kata-wake-1 00ff 0x 1 1 vsock://-1:1024",
-            "kata-wake-1 00ff 0a 1 1 nowhere",
-            "kata-wake-1 00ff 0a 1 1 vsock://-1:1024 more",
-            "kata-wake-1 00ff 0a -1 1 vsock://-1:1024",
+            "kata-wake-2 00ff 0a0b 1 vsock://-1:1024",
+            "kata-wake-1 00ff  1 vsock://-1:1024",
+            "kata-wake-1 00ff 0x 1 vsock://-1:1024",
+            "kata-wake-1 00ff 0a 1 nowhere",
+            "kata-wake-1 00ff 0a 1 vsock://-1:1024 more",
             "kata-wake-1",
         ] {
             assert_eq!(Wake::parse(broken), None, "{broken}");
         }
+        assert_eq!(time("kata-time-1 1700000000000001000"), Some(TimeVal::new(1_700_000_000, 1)));
+        assert_eq!((time("kata-time-1 -1"), time("kata-time-1"), time("kata-time-1 x")), (None, None, None));
     }
 }

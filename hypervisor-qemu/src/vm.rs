@@ -146,6 +146,14 @@ impl Vm for QemuVm {
         }
     }
 
+    async fn pause(&self) -> Result<()> {
+        self.qmp.execute(qapi_qmp::stop {}).await.map(drop)
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.qmp.execute(qapi_qmp::cont {}).await.map(drop)
+    }
+
     async fn add_memory(&self, memory: MiB) -> Result<()> {
         if memory.0 == 0 {
             return Ok(());

@@ -143,6 +143,14 @@ impl Vm for FakeVm {
         Err(Error::unimplemented("a fake VM cannot be restored"))
     }
 
+    async fn pause(&self) -> Result<()> {
+        Err(Error::unimplemented("a fake VM cannot stand still"))
+    }
+
+    async fn resume(&self) -> Result<()> {
+        Err(Error::unimplemented("a fake VM cannot stand still"))
+    }
+
     async fn add_memory(&self, _: MiB) -> Result<()> {
         Err(Error::unimplemented("a fake VM cannot grow"))
     }

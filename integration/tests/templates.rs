@@ -35,7 +35,8 @@ fn the_first_vm_leaves_a_template_and_later_ones_are_its_clones() {
     factory.good_start(&plain, "second").assert_is_a_clone();
 
     // Another configuration, another template, and each has its own.
-    let other = factory.runtime("other", &[("kernel_params", "\"sysrq_always_enabled\"")]);
+    let changes = [("kernel_params", "\"sysrq_always_enabled\""), ("enable_template", "true")];
+    let other = factory.runtime("other", &changes);
     let start = factory.start(&other, "other", &["cat", "/proc/cmdline"]);
     start.assert_ended_well();
     start.assert_made_a_template();
@@ -45,6 +46,42 @@ fn the_first_vm_leaves_a_template_and_later_ones_are_its_clones() {
     start.assert_is_a_clone();
     assert!(!start.finished.text().contains("sysrq_always_enabled"), "{}", start.finished.text());
     factory.good_start(&other, "other").assert_is_a_clone();
+}
+
+#[test]
+fn a_vm_that_is_larger_than_the_template_is_a_clone_that_grew() {
+    let Some(factory) = Factory::open() else { return };
+    let runtime = factory.runtime("grown", &[]);
+    let id = factory.id("grown");
+    let options = ["--cpus", "0.5", "--memory-limit", "536870912"];
+    let script = "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo";
+    let finished = factory.containerd.run(&runtime, &options, &id, &["sh", "-c", script], b"");
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    factory.containerd.assert_gone(&id);
+    let log = factory.log(&id);
+    let found = ["template-make", "clone-wake", "guest-boot"].map(|name| phases(&log, name));
+    assert_eq!(found, [1, 1, 0], "{log}");
+    let text = finished.text();
+    let (cpus, memory) = text.trim().split_once('\n').expect("two lines");
+    // One and a half, rounded up, as far as the host has them; 2048 MiB and 512, less what the kernel keeps.
+    let host = thread::available_parallelism().expect("processors").get();
+    assert_eq!(cpus.parse::<usize>().expect("a number"), host.min(2));
+    let memory: u64 = memory.parse().expect("a number");
+    assert!((2_450_000..2_621_440).contains(&memory), "{memory} kB");
+    // A VM of the usual size is a clone of the same template.
+    factory.good_start(&runtime, "usual").assert_is_a_clone();
+}
+
+#[test]
+fn two_configurations_in_turn_leave_each_other_their_templates() {
+    let Some(factory) = Factory::open() else { return };
+    // As somebody has them who looks for a fault beside what runs all the time.
+    let usual = factory.runtime("usual", &[]);
+    let debug = factory.runtime("debug", &[("hypervisor.qemu.enable_debug", "true")]);
+    factory.good_start(&usual, "usual").assert_made_a_template();
+    factory.good_start(&debug, "debug").assert_made_a_template();
+    factory.good_start(&usual, "usual").assert_is_a_clone();
+    factory.good_start(&debug, "debug").assert_is_a_clone();
 }
 
 #[test]

@@ -37,12 +37,15 @@ pub const SERIAL_HELLO: &str = "kata-serial-1";
 /// that is, to wait for a line that begins with [`TEMPLATE_WAKE`]. It gives the line back when it waits.
 pub const TEMPLATE_BECOME: &str = "kata-template-1";
 /// Tells a clone that it is one, and what it must know before anything runs in it:
-/// `kata-wake-1 <nonce> <seed> <time> <rescan> <address>`. The seed is 64 random bytes in hexadecimal, the time that
-/// of the host's wall clock in nanoseconds since 1970. `rescan` is 1 if there are devices that the template did not
-/// have. From then on the agent serves on `address`, in the notation of [`PARAM_SERVER_ADDR`]. Answered by
-/// `kata-awake-1 <nonce>` and what went wrong, if anything did.
+/// `kata-wake-1 <nonce> <seed> <rescan> <address>`. The seed is 64 random bytes in hexadecimal. `rescan` is 1 if there
+/// are devices that the template did not have. Answered by `kata-awake-1 <nonce>` and what went wrong, if anything did.
 pub const TEMPLATE_WAKE: &str = "kata-wake-1";
 pub const TEMPLATE_AWAKE: &str = "kata-awake-1";
+/// `kata-time-1 <time>`, the host's wall clock in nanoseconds since 1970: after it woke, a clone sets its own by every
+/// such line and gives the line back, which tells the host how far off it can be.
+pub const TEMPLATE_TIME: &str = "kata-time-1";
+/// `kata-serve-1`: from then on the clone serves on the address it was told, in the notation of [`PARAM_SERVER_ADDR`].
+pub const TEMPLATE_SERVE: &str = "kata-serve-1";
 
 /// Kernel parameter with the agent's listen address: `vsock://-1:1024` (the default) or `serial://agent.channel.0`.
 pub const PARAM_SERVER_ADDR: &str = "agent.server_addr";

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
 
 use crate::{
     error::{Context, Error, Result},
@@ -77,6 +77,17 @@ impl Bundle {
         }
         let role = Role::of(&spec)?;
         Ok(Self { dir, spec, role })
+    }
+
+    /// The bundle of a sandbox that is made before anybody wants a container in it.
+    pub fn of_nobody() -> Self {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(LinuxNamespaceType::Network);
+        let mut linux = Linux::default();
+        linux.set_namespaces(Some(vec![namespace]));
+        let mut spec = Spec::default();
+        spec.set_linux(Some(linux)).set_hostname(None);
+        Self { dir: PathBuf::new(), spec, role: Role::PodSandbox }
     }
 
     /// The sandbox of this bundle's container: the pod's, or one named after the container.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod container;
 pub mod error;
 pub mod events;
+pub mod factory;
 pub mod ids;
 pub mod ledger;
 pub mod paths;

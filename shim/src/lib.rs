@@ -1,10 +1,11 @@
-//! The front door for containerd: its shim commands, its Task service, its events and its log.
+//! The front doors. For containerd: its shim commands, its Task service, its events and its log.
 //!
 //! Decodes, calls the engine, encodes. It decides nothing about lifecycles except that the process holds one sandbox
 //! and ends with it.
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod convert;
 pub mod events;
 pub mod flags;

@@ -23,8 +23,10 @@ use nix::{
     unistd::{dup2_stdin, setsid},
 };
 use runtime::{
+    config::Config,
     error::{Context, Error, Result},
     paths::Paths,
+    vm::Hypervisor,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -70,12 +72,9 @@ pub fn run(flags: &Flags) -> Result<()> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let address = events::endpoint(std::env::var("TTRPC_ADDRESS").ok());
         let publisher = Publisher::start(receiver, flags.namespace.clone(), address);
-        let paths = Paths::default();
-        let sandboxes = paths.sandboxes();
-        let state = sandboxes.parent().unwrap_or(&sandboxes).to_path_buf();
         let keeper = Keeper::new(KeeperSetup {
-            hypervisor_for: Box::new(move |config| Arc::new(Qemu::new(config.hypervisor.clone(), &state))),
-            paths,
+            hypervisor_for: Box::new(|config| hypervisor(config, &Paths::default())),
+            paths: Paths::default(),
             events: sender,
             log_level,
         });
@@ -84,6 +83,13 @@ pub fn run(flags: &Flags) -> Result<()> {
         tracing::info!("this shim ends");
         served
     })
+}
+
+/// The hypervisor that a configuration describes.
+pub(crate) fn hypervisor(config: &Config, paths: &Paths) -> Arc<dyn Hypervisor> {
+    let sandboxes = paths.sandboxes();
+    let state = sandboxes.parent().unwrap_or(&sandboxes);
+    Arc::new(Qemu::new(config.hypervisor.clone(), state))
 }
 
 /// The Task service under both of its names, for a ttrpc server.

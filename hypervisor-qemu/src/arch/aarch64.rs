@@ -17,6 +17,8 @@ pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
     "iommu.passthrough=0",
     "rcupdate.rcu_expedited=1",
     "cryptomgr.notests",
+    // An interface nobody asked for, whose random address all clones would share.
+    "dummy.numdummies=0",
     "net.ifnames=0",
     "random.trust_cpu=on",
 ];

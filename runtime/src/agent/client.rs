@@ -1,6 +1,9 @@
 //! Typed guest calls, each with a deadline. Keeps no state besides the connection.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use oci_spec::runtime as oci;
 use protocols::{
@@ -104,6 +107,21 @@ impl AgentClient {
 
     pub async fn create_sandbox(&self, request: &wire::CreateSandboxRequest) -> Result<()> {
         self.agent.create_sandbox(within(CALL), request).await.map(drop).map_err(rpc("CreateSandbox"))
+    }
+
+    /// Sets the guest's wall clock to the host's.
+    pub async fn set_time(&self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let request = wire::SetGuestDateTimeRequest {
+            Sec: now.as_secs() as i64,
+            Usec: i64::from(now.subsec_micros()),
+            ..Default::default()
+        };
+        self.agent
+            .set_guest_date_time(within(CALL), &request)
+            .await
+            .map(drop)
+            .map_err(rpc("SetGuestDateTime"))
     }
 
     /// Puts vCPUs to use until there are `total`, and all memory.

@@ -4,10 +4,13 @@
 use std::{
     io,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use protocols::guest::{AGENT_PORT, SERIAL_PORT_NAME, TEMPLATE_AWAKE, TEMPLATE_BECOME, TEMPLATE_WAKE};
+use protocols::guest::{
+    AGENT_PORT, SERIAL_PORT_NAME, TEMPLATE_AWAKE, TEMPLATE_BECOME, TEMPLATE_SERVE, TEMPLATE_TIME,
+    TEMPLATE_WAKE,
+};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +26,10 @@ use crate::{
 
 /// Bytes before an answer that may be the end of an older conversation.
 const GARBAGE_LIMIT: usize = 1 << 20;
+/// How far behind the host's a clone's clock may be.
+const CLOCK_ERROR: Duration = Duration::from_millis(25);
+/// How often a host is asked to be quicker than that.
+const TELLINGS: usize = 8;
 /// More than the kernel's pool holds.
 const SEED_BYTES: usize = 64;
 
@@ -52,14 +59,31 @@ pub(crate) async fn wake(port: &Path, address: &AgentAddr, rescan: bool) -> Resu
         AgentAddr::Vsock { .. } | AgentAddr::HybridVsock { .. } => format!("vsock://-1:{AGENT_PORT}"),
         AgentAddr::Serial { .. } | AgentAddr::Unix { .. } => format!("serial://{SERIAL_PORT_NAME}"),
     };
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let line = format!("{TEMPLATE_WAKE} {nonce} {seed} {time} {} {served}\n", u8::from(rescan));
+    let line = format!("{TEMPLATE_WAKE} {nonce} {seed} {} {served}\n", u8::from(rescan));
     port.write_all(line.as_bytes()).await.context("write to the clone's port")?;
     let faults = answer(&mut port, &format!("{TEMPLATE_AWAKE} {nonce}")).await?;
-    match faults.as_str() {
-        "" => Ok(port),
-        faults => Err(Error::internal(format!("the clone could not become itself: {faults}"))),
+    if !faults.is_empty() {
+        return Err(Error::internal(format!("the clone could not become itself: {faults}")));
     }
+    tell_time(&mut port).await?;
+    port.write_all(format!("{TEMPLATE_SERVE}\n").as_bytes()).await.context("write to the clone's port")?;
+    Ok(port)
+}
+
+/// Sets the clone's wall clock. It is behind by the way there, which is no longer than the way there and back.
+async fn tell_time(port: &mut UnixStream) -> Result<()> {
+    for _ in 0..TELLINGS {
+        let began = Instant::now();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let line = format!("{TEMPLATE_TIME} {time}");
+        port.write_all(format!("{line}\n").as_bytes()).await.context("write to the clone's port")?;
+        answer(port, &line).await?;
+        if began.elapsed() < CLOCK_ERROR {
+            return Ok(());
+        }
+    }
+    tracing::warn!("this host is so busy that the clone's clock may be behind by more than {CLOCK_ERROR:?}");
+    Ok(())
 }
 
 /// Waits for the line that begins with `expected`, and not a byte further; returns the rest of it.

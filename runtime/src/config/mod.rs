@@ -28,7 +28,7 @@ pub const DEFAULT_PATHS: [&str; 6] = [
 ];
 
 /// Everything the engine may be told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The main file, symbolic links resolved.
     pub path: PathBuf,

@@ -6,6 +6,7 @@
 use oci_spec::runtime::Spec;
 
 use crate::{
+    bundle::{Bundle, Role},
     config::HypervisorConfig,
     vm::{MiB, VmSize},
 };
@@ -24,6 +25,15 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
+    /// What is known when a sandbox is made: the limits of the one container that will be in it. A pod's containers come
+    /// later.
+    pub fn of_sandbox(bundle: &Bundle) -> Self {
+        match bundle.role {
+            Role::Single => Self::of(&bundle.spec),
+            Role::PodSandbox | Role::PodContainer { .. } => Self::default(),
+        }
+    }
+
     /// The limits in a container's own spec; without limits, nothing.
     pub fn of(spec: &Spec) -> Self {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

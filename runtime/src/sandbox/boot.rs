@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use protocols::guest;
 
 use crate::{
-    bundle::{Bundle, Role},
+    bundle::Bundle,
     config::{AgentChannel, Config},
     container::sizing::{Workload, vm_size},
     ids::SandboxId,
@@ -60,10 +60,7 @@ pub(super) fn vm_spec(
         Channel::VhostUserVsock => MemoryKind::Shared,
         Channel::Vsock | Channel::Serial => share.memory(),
     };
-    let workload = match bundle.role {
-        Role::Single => Workload::of(&bundle.spec),
-        Role::PodSandbox | Role::PodContainer { .. } => Workload::default(),
-    };
+    let workload = Workload::of_sandbox(bundle);
     let rootfs = if hypervisor.image.as_os_str().is_empty() {
         GuestRootfs::Initrd(hypervisor.initrd.clone())
     } else {

@@ -16,6 +16,7 @@ use crate::{
     config::{TemplateMemory, TemplateUse},
     container::sizing::{growth, template_size},
     error::{Context, Error, ErrorKind, Result},
+    ids::SandboxId,
     template::{Draft, Template, Templates},
     vm::{Channel, MemoryKind, MiB, Vm, VmSize, VmSpec},
 };
@@ -56,7 +57,7 @@ impl Sandbox {
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
                 clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
-                if let Err(error) = blocking(move || plan.templates.destroy()).await {
+                if let Err(error) = blocking(move || plan.templates.condemn()).await {
                     tracing::warn!(%error, "a template that is not to be used stays");
                 }
                 Ok(None)
@@ -78,16 +79,50 @@ impl Sandbox {
         // Nothing of one sandbox or one template may be in the fingerprint.
         let nowhere = File::open("/dev/null").context("/dev/null")?;
         let mut spec = boot::template_spec(config, wanted, size, "/".into(), nowhere);
-        spec.id = crate::ids::SandboxId::new("template")?;
+        spec.id = SandboxId::new("template")?;
         let Some(fingerprint) = self.setup.hypervisor.fingerprint(&spec).await? else {
             return Ok(None);
         };
         Ok(Some(Plan { wanted, size, growth, templates: Templates::new(config, &fingerprint)? }))
     }
 
+    /// The templates for VMs like this sandbox's, which was not started.
+    pub(crate) async fn templates(&self) -> Result<Templates> {
+        let wanted = self.wanted()?;
+        match self.plan(&wanted).await? {
+            Some(plan) => Ok(plan.templates),
+            None => Err(self.no_templates()),
+        }
+    }
+
+    /// Makes the template for VMs like this sandbox's, which was not started, unless there is a good one. False if
+    /// somebody else is at it.
+    pub(crate) async fn make_template(&self) -> Result<bool> {
+        let wanted = self.wanted()?;
+        let plan = self.plan(&wanted).await?.ok_or_else(|| self.no_templates())?;
+        Ok(self.find_or_make(&plan).await?.is_some())
+    }
+
+    fn wanted(&self) -> Result<VmSpec> {
+        let wanted = super::lock(&self.vm_spec).clone();
+        wanted.ok_or_else(|| Error::precondition("the sandbox was started already"))
+    }
+
+    fn no_templates(&self) -> Error {
+        let why = self.setup.config.template_obstacle();
+        Error::precondition(
+            why.unwrap_or("factory.enable_template is false, or this hypervisor cannot save VMs"),
+        )
+    }
+
     /// `None` if somebody else is making one right now.
     async fn find_or_make(&self, plan: &Plan<'_>) -> Result<Option<Template>> {
         let began = Instant::now();
+        let templates = plan.templates.clone();
+        if blocking(move || Ok(templates.failed_lately())).await? {
+            tracing::debug!("a clone has failed lately: this VM is booted");
+            return Ok(None);
+        }
         let templates = plan.templates.clone();
         match blocking(move || templates.find()).await {
             Ok(Some(template)) => {
@@ -132,7 +167,8 @@ impl Sandbox {
                 return Err(Error::unavailable(format!("the VM ended: {reason}")));
             }
         }
-        vm.save(draft.state()?).await
+        // However it fails, such a VM may well be booted.
+        vm.save(draft.state()?).await.map_err(|error| error.with_kind(ErrorKind::Internal))
     }
 
     async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Running> {

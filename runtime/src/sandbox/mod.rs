@@ -3,6 +3,7 @@
 mod boot;
 mod cloning;
 mod monitor;
+mod reserve;
 
 use std::{
     collections::HashMap,
@@ -70,8 +71,7 @@ pub struct Sandbox {
     store: Arc<StateStore>,
     ledger: Ledger,
     share: ShareFs,
-    /// The guest's host name: the first container's, or the host's, as without a VM.
-    hostname: String,
+    identity: SyncMutex<Identity>,
     vm_spec: SyncMutex<Option<VmSpec>>,
     running: OnceLock<Running>,
     /// `None` while a container of that name is being created or deleted.
@@ -80,6 +80,14 @@ pub struct Sandbox {
     stopped: OnceCell<()>,
     /// Only one stop at a time walks the ledger.
     stopping: Mutex<()>,
+}
+
+/// Whose sandbox this is. One that was started before it was wanted learns it later.
+#[derive(Debug, Clone)]
+struct Identity {
+    id: SandboxId,
+    /// The guest's host name: the first container's, or the host's, as without a VM.
+    hostname: String,
 }
 
 /// What there is once the VM runs.
@@ -113,7 +121,7 @@ impl Sandbox {
         };
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
-            hostname: hostname(bundle),
+            identity: SyncMutex::new(Identity { id: setup.id.clone(), hostname: hostname(bundle) }),
             setup,
             store,
             ledger,
@@ -133,10 +141,7 @@ impl Sandbox {
             Ok(running) => {
                 let exited = running.vm.exited();
                 if self.running.set(running).is_err() {
-                    return Err(Error::precondition(format!(
-                        "sandbox {} was started already",
-                        self.setup.id
-                    )));
+                    return Err(Error::precondition(format!("sandbox {} was started already", self.id())));
                 }
                 let daemon = self.share.daemon().map(|daemon| daemon.exited());
                 let sandbox = Arc::downgrade(self);
@@ -152,7 +157,7 @@ impl Sandbox {
                 if let Err(error) = self.stop().await {
                     tracing::warn!(%error, "a failed start leaves something behind");
                 }
-                Err(error.context(format!("start sandbox {}", self.setup.id)))
+                Err(error.context(format!("start sandbox {}", self.id())))
             }
         }
     }
@@ -233,8 +238,8 @@ impl Sandbox {
             ..Default::default()
         };
         CreateSandboxRequest {
-            hostname: self.hostname.clone(),
-            sandbox_id: self.setup.id.to_string(),
+            hostname: lock(&self.identity).hostname.clone(),
+            sandbox_id: self.id().to_string(),
             storages: vec![self.share.guest_mount(), shm],
             kernel_modules: self
                 .setup
@@ -330,6 +335,15 @@ impl Sandbox {
         Ok(exit)
     }
 
+    pub fn id(&self) -> SandboxId {
+        lock(&self.identity).id.clone()
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &Config {
+        &self.setup.config
+    }
+
     /// The hypervisor's process; 0 before the VM runs.
     pub fn pid(&self) -> u32 {
         self.running.get().map_or(0, |running| running.vm.pid())
@@ -367,7 +381,7 @@ impl Sandbox {
         spawn_blocking(move || ledger.release_all().and_then(|()| store.remove()))
             .await
             .map_err(|error| Error::internal(error.to_string()))?
-            .with_context(|| format!("stop sandbox {}", self.setup.id))?;
+            .with_context(|| format!("stop sandbox {}", self.id()))?;
         let _ = self.stopped.set(());
         phase("sandbox-stop", began);
         Ok(())
@@ -375,7 +389,7 @@ impl Sandbox {
 
     /// The VM, or what its files come from, has ended by itself: so has all that ran in it.
     async fn guest_died(&self, reason: &str) {
-        tracing::error!(sandbox = %self.setup.id, reason, "the VM ended by itself");
+        tracing::error!(sandbox = %self.id(), reason, "the VM ended by itself");
         if let Some(running) = self.running.get()
             && let Err(error) = running.vm.stop().await
         {
@@ -390,7 +404,7 @@ impl Sandbox {
         let running = self.running.get();
         running
             .filter(|running| running.vm.exited().borrow().is_none() && !self.stopped.initialized())
-            .ok_or_else(|| Error::precondition(format!("sandbox {} does not run", self.setup.id)))
+            .ok_or_else(|| Error::precondition(format!("sandbox {} does not run", self.id())))
     }
 
     fn reserve(&self, id: &ContainerId) -> Result<()> {

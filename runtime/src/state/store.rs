@@ -8,6 +8,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+};
+
 use super::record::Record;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -17,7 +22,7 @@ const NEW_FILE: &str = "persist.json.new";
 /// One sandbox's record, in memory and on disk. A change is on disk when the call that made it returns.
 #[derive(Debug)]
 pub struct StateStore {
-    dir: PathBuf,
+    dir: Mutex<PathBuf>,
     record: Mutex<Record>,
 }
 
@@ -34,7 +39,7 @@ impl StateStore {
             )),
             _ => Error::from(error).with_kind(ErrorKind::Internal).context(make(dir)),
         })?;
-        let store = Self { dir: dir.into(), record: Mutex::new(record) };
+        let store = Self { dir: Mutex::new(dir.into()), record: Mutex::new(record) };
         match store.update(|_| ()) {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -51,7 +56,7 @@ impl StateStore {
         let text = fs::read(&path)
             .map_err(|error| Error::from(error).context(format!("read {}", path.display())))?;
         let record = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-        Ok(Self { dir: dir.into(), record: Mutex::new(record) })
+        Ok(Self { dir: Mutex::new(dir.into()), record: Mutex::new(record) })
     }
 
     /// A copy of the record as it stands.
@@ -64,27 +69,46 @@ impl StateStore {
     pub fn update<T>(&self, change: impl FnOnce(&mut Record) -> T) -> Result<T> {
         let mut record = self.lock();
         let result = change(&mut record);
-        self.write(&record).with_context(|| format!("write {}", self.dir.join(FILE).display()))?;
+        self.write(&record).with_context(|| format!("write {}", self.dir().join(FILE).display()))?;
         Ok(result)
+    }
+
+    /// Moves the sandbox's directory to `to`. [`ErrorKind::AlreadyExists`] if there is such a sandbox.
+    pub fn rename(&self, to: &Path) -> Result<()> {
+        let mut dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        renameat2(AT_FDCWD, &*dir, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE).map_err(
+            |errno| match errno {
+                Errno::EEXIST => Error::already_exists(format!("sandbox directory {}", to.display())),
+                errno => Error::from(errno).context(format!("rename {} to {}", dir.display(), to.display())),
+            },
+        )?;
+        *dir = to.into();
+        Ok(())
     }
 
     /// Removes the record and the sandbox's directory with it.
     pub fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.dir) {
+        let dir = self.dir();
+        match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.with_context(|| format!("remove {}", self.dir.display())),
+            other => other.with_context(|| format!("remove {}", dir.display())),
         }
     }
 
+    fn dir(&self) -> PathBuf {
+        self.dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn write(&self, record: &Record) -> io::Result<()> {
-        let new = self.dir.join(NEW_FILE);
+        let dir = self.dir();
+        let new = dir.join(NEW_FILE);
         let mut text = serde_json::to_vec(record).map_err(io::Error::other)?;
         text.push(b'\n');
         let mut file: File =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         file.sync_data()?;
-        fs::rename(&new, self.dir.join(FILE))
+        fs::rename(&new, dir.join(FILE))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Record> {

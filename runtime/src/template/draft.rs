@@ -5,15 +5,24 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::statvfs::statvfs,
 };
 
-use super::{DESCRIPTION, Description, MEMORY, STATE, STATE_LIMIT, Templates, VERSION, memory, now};
+use super::{
+    DESCRIPTION, Description, MEMORY, STATE, STATE_LIMIT, Template, Templates, VERSION, memory, now,
+};
 use crate::error::{Context, Error, Result};
+
+/// What a template takes: 72 MiB with the small kernel, 200 with a distribution's.
+const ROOM: u64 = 64 << 20;
+/// No template is taken away by another's maker before that.
+const LEAST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A template in the making; dropping it gives it up.
 #[derive(Debug)]
@@ -40,6 +49,14 @@ impl Draft {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(Error::from(errno).context("lock the template")),
         };
+        let room = statvfs(root).with_context(make)?;
+        if room.blocks_available() * room.fragment_size() < ROOM {
+            return Err(Error::precondition(format!(
+                "{} has less than {} MiB left",
+                root.display(),
+                ROOM >> 20
+            )));
+        }
         let dir = root.join(format!(".{}.new", templates.slot));
         // Whoever left it does not live any more: the lock is ours.
         remove(&dir)?;
@@ -80,7 +97,24 @@ impl Draft {
         new_file(&self.dir.join(DESCRIPTION), true)?.write_all(&text).context(DESCRIPTION)?;
         self.templates.destroy()?;
         let dir = self.templates.dir();
-        fs::rename(&self.dir, &dir).with_context(|| format!("name the template {}", dir.display()))
+        fs::rename(&self.dir, &dir).with_context(|| format!("name the template {}", dir.display()))?;
+        self.prune();
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Takes away templates of configurations that nobody seems to use any more.
+    fn prune(&self) {
+        for entry in fs::read_dir(&self.templates.root).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let others = path != self.templates.dir() && super::is_template(&path);
+            let age = Template::open(&path).map(|template| template.age());
+            if others && age.is_ok_and(|age| age > self.templates.max_age.max(LEAST_AGE)) {
+                tracing::debug!(template = %path.display(), "a template that is too old is taken away");
+                let _ = fs::remove_dir_all(&path); // The next one tries again.
+            }
+        }
     }
 }
 

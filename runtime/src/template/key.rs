@@ -9,23 +9,12 @@ use crate::{
     error::{Context, Result},
 };
 
-/// The place of a template: two that replace each other, such as before and after an upgrade, have the same.
-pub(super) fn slot(config: &Config) -> String {
-    let hypervisor = &config.hypervisor;
-    let text = format!(
-        "{:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?}",
-        hypervisor.path,
-        hypervisor.kernel,
-        hypervisor.initrd,
-        hypervisor.machine_type,
-        hypervisor.kernel_params,
-        hypervisor.default_memory,
-        hypervisor.default_vcpus,
-        hypervisor.shared_fs,
-        hypervisor.agent_channel,
-        config.agent.log_level,
-    );
-    digest(&text)[..16].to_owned()
+/// Hexadecimal digits.
+pub(super) const SLOT_LENGTH: usize = 16;
+
+/// The place of a template: two that replace each other, such as before and after an upgrade of a file, have the same.
+pub(super) fn slot(config: &Config, fingerprint: &str) -> String {
+    digest(&format!("{} {fingerprint}", config.hypervisor.path.display()))[..SLOT_LENGTH].to_owned()
 }
 
 /// The hash of everything that shapes a saved VM. A file counts by what tells its content from any other that ever

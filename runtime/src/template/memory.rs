@@ -25,6 +25,12 @@ pub(super) struct Extent {
     crc: u32,
 }
 
+impl Extent {
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+}
+
 /// An anonymous file for `size` bytes of guest memory.
 pub(super) fn anonymous(size: u64) -> Result<File> {
     let file = memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC).context("make a file for guest memory")?;
@@ -65,9 +71,23 @@ pub(super) fn copy(memory: &File, size: u64, extents: &[Extent], to: &File) -> R
     each(memory, size, extents, |bytes, at| to.write_all_at(bytes, at))
 }
 
-/// Reads all `extents` of `memory` and compares.
+/// Reads all `extents` of `memory` and compares; what is between them must be nothing.
 pub(super) fn check(memory: &File, size: u64, extents: &[Extent]) -> Result<()> {
-    each(memory, size, extents, |_, _| Ok(()))
+    each(memory, size, extents, |_, _| Ok(()))?;
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    for (end, length) in extents.iter().map(|extent| (extent.at, extent.length)).chain([(size, 0)]) {
+        while let Some((start, data_end)) = next_data(memory, at)?.filter(|(start, _)| *start < end) {
+            let chunk = &mut buffer[..CHUNK.min((data_end.min(end) - start) as usize)];
+            memory.read_exact_at(chunk, start).context("read the template's memory")?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                return Err(Error::internal("memory is damaged: there is more than there should be"));
+            }
+            at = start + chunk.len() as u64;
+        }
+        at = end + length;
+    }
+    Ok(())
 }
 
 /// Hands every extent to `take` after a look at its checksum, on several threads.
@@ -159,6 +179,10 @@ mod tests {
         assert!(whole(&memory) == whole(&copied));
         check(&saved, SIZE, &extents).unwrap();
 
+        saved.write_all_at(b"x", 5 << 20).unwrap();
+        assert!(check(&saved, SIZE, &extents).is_err(), "a hole was filled");
+        saved.write_all_at(b"\0", 5 << 20).unwrap();
+        check(&saved, SIZE, &extents).unwrap();
         saved.write_all_at(b"x", 300_000).unwrap();
         assert!(copy(&saved, SIZE, &extents, &copied).is_err() && check(&saved, SIZE, &extents).is_err());
         saved.set_len(SIZE / 2).unwrap();

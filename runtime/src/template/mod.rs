@@ -52,6 +52,8 @@ struct Description {
 }
 
 const VERSION: u32 = 1;
+/// How long a failed clone is remembered: a start that tries in vain takes many seconds.
+const FAILURE: Duration = Duration::from_secs(300);
 
 /// The templates of one configuration: there is at most one that may be used.
 #[derive(Debug, Clone)]
@@ -77,7 +79,7 @@ impl Templates {
         let factory = &config.factory;
         Ok(Self {
             root: factory.template_path.clone(),
-            slot: key::slot(config),
+            slot: key::slot(config, fingerprint),
             key: key::key(config, fingerprint)?,
             max_age: factory.template_max_age,
         })
@@ -110,10 +112,26 @@ impl Templates {
         }
         let age = now().checked_sub(Duration::from_secs(template.description.made));
         match age {
-            Some(age) if age <= self.max_age => Ok(()),
+            Some(age) if self.max_age.is_zero() || age <= self.max_age => Ok(()),
             Some(_) => Err(Error::precondition("is older than factory.template_max_age")),
             None => Err(Error::precondition("was made in the future")),
         }
+    }
+
+    /// Whether a clone has failed so recently that VMs are better booted. Blocks.
+    pub fn failed_lately(&self) -> bool {
+        let failed = fs::metadata(self.failure()).and_then(|meta| meta.modified());
+        failed.is_ok_and(|when| when.elapsed().is_ok_and(|age| age < FAILURE))
+    }
+
+    /// Takes the template away, of which a clone has failed, and remembers that for a while. Blocks.
+    pub fn condemn(&self) -> Result<()> {
+        self.destroy()?;
+        File::create(self.failure()).map(drop).with_context(|| format!("create {}", self.failure().display()))
+    }
+
+    fn failure(&self) -> PathBuf {
+        self.root.join(format!(".{}.failed", self.slot))
     }
 
     /// Begins a new template. `None` if somebody else is at it. Blocks.
@@ -123,9 +141,15 @@ impl Templates {
 
     /// Takes away the template, whatever state it is in. VMs that were cloned from it are not concerned. Blocks.
     pub fn destroy(&self) -> Result<()> {
-        match fs::remove_dir_all(self.dir()) {
+        let dir = self.dir();
+        let removed = match fs::symlink_metadata(&dir) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&dir),
+            Ok(_) => fs::remove_file(&dir), // Something else in its place.
+            Err(error) => Err(error),
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove template {}", self.dir().display()))
+                Err(error).with_context(|| format!("remove template {}", dir.display()))
             }
             _ => Ok(()),
         }
@@ -163,6 +187,16 @@ impl Template {
         (&self.state).rewind().context(STATE)
     }
 
+    /// Since it was made.
+    pub fn age(&self) -> Duration {
+        now().saturating_sub(Duration::from_secs(self.description.made))
+    }
+
+    /// Bytes of guest memory that a clone takes over.
+    pub fn used_memory(&self) -> u64 {
+        self.description.extents.iter().map(Extent::length).sum()
+    }
+
     /// Bytes of guest memory.
     pub fn memory_size(&self) -> u64 {
         self.description.memory_size
@@ -194,11 +228,22 @@ impl Template {
     }
 }
 
+/// Whether `path` looks like a template or what one leaves that was given up.
+pub(crate) fn is_template(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let slot = name.trim_start_matches('.').trim_end_matches(".new");
+    is_slot(slot) && path.is_dir()
+}
+
+fn is_slot(name: &str) -> bool {
+    name.len() == key::SLOT_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Opens a file of a template: no link, root's own, and only root's.
 fn open(dir: &Path, name: &str) -> Result<File> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(dir.join(name))
         .map_err(|error| match error.kind() {
             // The directory is there, so a file that is not is damage.

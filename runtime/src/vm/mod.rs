@@ -52,6 +52,12 @@ pub trait Vm: Send + Sync {
     /// Loads the state that [`Self::save`] wrote and lets the guest go on.
     async fn restore(&self, state: File) -> Result<()>;
 
+    /// Lets the guest stand still. What is sent to it waits.
+    async fn pause(&self) -> Result<()>;
+
+    /// Lets it go on.
+    async fn resume(&self) -> Result<()>;
+
     /// Gives the running guest more memory, a multiple of its block size; returns when the guest has it.
     async fn add_memory(&self, memory: MiB) -> Result<()>;
 

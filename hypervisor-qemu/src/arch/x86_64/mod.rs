@@ -26,6 +26,8 @@ pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
     "noreplace-smp",
     "reboot=k",
     "cryptomgr.notests",
+    // An interface nobody asked for, whose random address all clones would share.
+    "dummy.numdummies=0",
     "net.ifnames=0",
     "random.trust_cpu=on",
 ];

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -61,10 +61,8 @@ impl Port {
             .and_then(|mut random| random.read_exact(&mut seed))
             .context("/dev/urandom")?;
         let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
-        let time =
-            SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_nanos();
         self.nonce += 1;
-        self.write(&format!("{WAKE} {:016x} {seed} {time} 0 {ADDRESS}\n", self.nonce))
+        self.write(&format!("{WAKE} {:016x} {seed} 0 {ADDRESS}\n", self.nonce))
     }
 
     /// Waits until the clone says that it has become itself.
@@ -147,7 +145,7 @@ mod tests {
         let (_dir, mut port) = port(|mut stream| {
             let wake = String::from_utf8(line(&mut stream)).unwrap();
             let words: Vec<&str> = wake.trim_end().split(' ').collect();
-            assert_eq!((words.len(), words[0], words[2].len(), words[4]), (6, WAKE, 2 * SEED, "0"));
+            assert_eq!((words.len(), words[0], words[2].len(), words[3]), (5, WAKE, 2 * SEED, "0"));
             stream.write_all(format!("noise\n{AWAKE} {}\n", words[1]).as_bytes()).unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).unwrap();
