@@ -143,10 +143,11 @@ impl<'p> Lines<'p> {
             if self.buffer.len() > LINE_LIMIT {
                 self.buffer.clear();
             }
-            let mut bytes = [0; LINE_LIMIT];
-            match (&mut &*self.port).read(&mut bytes) {
+            // Byte by byte: what follows the last line belongs to others.
+            let mut byte = [0];
+            match (&mut &*self.port).read(&mut byte) {
                 Ok(0) => self.change()?,
-                Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
+                Ok(_) => self.buffer.extend(byte),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.change()?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::from(error).context("read the serial port")),

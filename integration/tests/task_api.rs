@@ -43,6 +43,7 @@ async fn shim(workshop: &Workshop, behaviour: Behaviour) -> Shim {
         paths: workshop.paths(),
         events: sender,
         log_level: LogLevel::default(),
+        reserve: None,
     });
     let serving = tokio::spawn(server::serve(listener, Arc::new(keeper), Duration::from_secs(60)));
     let client = Client::connect(&format!("unix://{}", socket.display())).await.expect("connect");

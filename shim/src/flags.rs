@@ -15,6 +15,8 @@ pub enum Action {
     Delete,
     Info,
     Version,
+    /// Keep a VM ready, and own the sandbox that gets it.
+    StandBy,
 }
 
 /// The parsed command line.
@@ -51,6 +53,7 @@ impl Flags {
             match name {
                 "debug" => flags.debug = truth(name, value)?,
                 "v" | "version" => asked = truth(name, value)?.then_some(Action::Version).or(asked),
+                "standby" => asked = truth(name, value)?.then_some(Action::StandBy).or(asked),
                 "info" => asked = truth(name, value)?.then_some(Action::Info).or(asked),
                 _ => match flags.text(name) {
                     Some(field) => {

@@ -33,6 +33,8 @@ pub struct KeeperSetup {
     pub events: events::Sender,
     /// Raised when the configuration asks for it.
     pub log_level: LogLevel,
+    /// A sandbox that was made before anybody wanted it.
+    pub reserve: Option<Arc<Sandbox>>,
 }
 
 /// Holds the sandbox of this process, if there is one.
@@ -45,6 +47,7 @@ pub struct Keeper {
 #[derive(Default)]
 struct State {
     current: Option<Current>,
+    reserve: Option<Arc<Sandbox>>,
     /// No sandbox is made any more.
     closed: bool,
 }
@@ -56,8 +59,9 @@ struct Current {
 }
 
 impl Keeper {
-    pub fn new(setup: KeeperSetup) -> Self {
-        Self { setup, state: Mutex::default(), order: AsyncMutex::default() }
+    pub fn new(mut setup: KeeperSetup) -> Self {
+        let state = State { reserve: setup.reserve.take(), ..State::default() };
+        Self { setup, state: Mutex::new(state), order: AsyncMutex::default() }
     }
 
     /// The sandbox, if there is one.
@@ -108,6 +112,9 @@ impl Keeper {
             tracing::warn!(file = %config.path.display(), warning, "configuration");
         }
         phase("config", began);
+        if let Some(reserve) = self.adopt(id, bundle, &config).await? {
+            return Ok(reserve);
+        }
         let setup = Setup {
             id: id.clone(),
             hypervisor: (self.setup.hypervisor_for)(&config),
@@ -118,6 +125,28 @@ impl Keeper {
         let sandbox = Sandbox::create(setup, bundle).await?;
         sandbox.start().await?;
         Ok(sandbox)
+    }
+
+    /// The sandbox in reserve, if it can be the one that is wanted.
+    async fn adopt(&self, id: &SandboxId, bundle: &Bundle, config: &Config) -> Result<Option<Arc<Sandbox>>> {
+        let Some(reserve) = self.state().reserve.take() else {
+            return Ok(None);
+        };
+        let began = Instant::now();
+        let adopted = match reserve.config() == config {
+            true => reserve.adopt(id, bundle).await,
+            false => Err(Error::precondition("another configuration is wanted")),
+        };
+        match adopted {
+            Ok(()) => {
+                phase("adopt", began);
+                Ok(Some(reserve))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the VM that was ready is not used");
+                reserve.stop().await.map(|()| None)
+            }
+        }
     }
 
     /// False if a shutdown came meanwhile.
@@ -139,6 +168,10 @@ impl Keeper {
     /// Ends the sandbox if no container is left in it.
     pub async fn release(&self) -> Result<()> {
         let _one = self.order.lock().await;
+        let unused = self.state().reserve.take();
+        if let Some(unused) = unused {
+            unused.stop().await?;
+        }
         let Some(Current { id, sandbox }) = self.state().current.clone() else {
             return Ok(());
         };

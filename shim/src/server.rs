@@ -25,7 +25,9 @@ use nix::{
 use runtime::{
     config::Config,
     error::{Context, Error, Result},
+    events::Event,
     paths::Paths,
+    sandbox::Sandbox,
     vm::Hypervisor,
 };
 use tokio::{
@@ -40,7 +42,7 @@ use crate::{
     flags::Flags,
     keeper::{Keeper, KeeperSetup},
     life::Life,
-    logging,
+    logging::{self, LogLevel},
     task::TaskService,
 };
 
@@ -56,33 +58,68 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const TASK_V2: &str = "containerd.task.v2.Task";
 const TASK_V3: &str = "containerd.task.v3.Task";
 
+/// A sandbox that was made before anybody wanted it, with both ends of its events.
+pub struct Reserve {
+    pub sandbox: Arc<Sandbox>,
+    pub events: runtime::events::Sender,
+    pub receiver: mpsc::UnboundedReceiver<Event>,
+}
+
+/// What a server works with.
+pub struct Served {
+    pub namespace: String,
+    /// Where events go.
+    pub events: Option<String>,
+    pub log_level: LogLevel,
+    pub reserve: Option<Reserve>,
+}
+
 /// Serves until the end, on the listening socket that is standard input.
 pub fn run(flags: &Flags) -> Result<()> {
     let listener = take_listener()?;
     let _ = setsid(); // Fails if this process leads a session already, which is what is wanted.
     let bundle = if flags.bundle.is_empty() { "." } else { &flags.bundle };
-    let log_level = logging::init(Path::new(bundle), flags.debug);
-    let executor = tokio::runtime::Builder::new_multi_thread()
+    let served = Served {
+        namespace: flags.namespace.clone(),
+        events: std::env::var("TTRPC_ADDRESS").ok(),
+        log_level: logging::init(Path::new(bundle), flags.debug),
+        reserve: None,
+    };
+    executor()?.block_on(serve_on(listener, served))
+}
+
+/// What runs the tasks of a server.
+pub(crate) fn executor() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .enable_all()
         .build()
-        .context("start the executor")?;
-    executor.block_on(async {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let address = events::endpoint(std::env::var("TTRPC_ADDRESS").ok());
-        let publisher = Publisher::start(receiver, flags.namespace.clone(), address);
-        let keeper = Keeper::new(KeeperSetup {
-            hypervisor_for: Box::new(|config| hypervisor(config, &Paths::default())),
-            paths: Paths::default(),
-            events: sender,
-            log_level,
-        });
-        let served = serve(listener, Arc::new(keeper), IDLE).await;
-        publisher.close(FAREWELL).await;
-        tracing::info!("this shim ends");
-        served
-    })
+        .context("start the executor")
+}
+
+/// Serves until the end, with everything that the process needs for it.
+pub(crate) async fn serve_on(listener: UnixListener, served: Served) -> Result<()> {
+    let Served { namespace, events, log_level, reserve } = served;
+    let (reserve, sender, receiver) = match reserve {
+        Some(Reserve { sandbox, events, receiver }) => (Some(sandbox), events, receiver),
+        None => {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            (None, sender, receiver)
+        }
+    };
+    let publisher = Publisher::start(receiver, namespace, events::endpoint(events));
+    let keeper = Keeper::new(KeeperSetup {
+        hypervisor_for: Box::new(|config| hypervisor(config, &Paths::default())),
+        paths: Paths::default(),
+        events: sender,
+        log_level,
+        reserve,
+    });
+    let served = serve(listener, Arc::new(keeper), IDLE).await;
+    publisher.close(FAREWELL).await;
+    tracing::info!("this shim ends");
+    served
 }
 
 /// The hypervisor that a configuration describes.

@@ -45,6 +45,7 @@ impl Fixture {
             paths: Paths::under(dir.path()),
             events: mpsc::unbounded_channel().0,
             log_level: LogLevel::default(),
+            reserve: None,
         });
         let serving = tokio::spawn(server::serve(listener, Arc::new(keeper), idle));
         Self { dir, socket, serving }

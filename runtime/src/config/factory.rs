@@ -12,6 +12,8 @@ pub struct FactoryTable {
     template_path: Option<PathBuf>,
     template_memory: Option<TemplateMemory>,
     template_max_age: Option<u64>,
+    vm_cache_number: Option<u32>,
+    vm_cache_endpoint: Option<PathBuf>,
 }
 
 /// Where VMs come from.
@@ -24,6 +26,10 @@ pub struct FactoryConfig {
     pub template_memory: TemplateMemory,
     /// Ours: older templates are made anew. The kernel's own address layout is one for all clones of a template.
     pub template_max_age: Duration,
+    /// VMs that `kata-runtime factory serve` keeps ready; 0: no start asks for one.
+    pub vm_cache_number: u32,
+    /// Where they are asked for: each listens on this path followed by its pid.
+    pub vm_cache_endpoint: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +57,8 @@ impl Default for FactoryConfig {
             template_path: "/run/vc/vm/template".into(),
             template_memory: TemplateMemory::Copied,
             template_max_age: Duration::from_secs(24 * 60 * 60),
+            vm_cache_number: 0,
+            vm_cache_endpoint: "/var/run/kata-containers/cache.sock".into(),
         }
     }
 }
@@ -71,6 +79,14 @@ impl FactoryConfig {
                 .or(fallback.template_memory)
                 .unwrap_or(default.template_memory),
             template_max_age: age.unwrap_or(default.template_max_age),
+            vm_cache_number: table
+                .vm_cache_number
+                .or(fallback.vm_cache_number)
+                .unwrap_or(default.vm_cache_number),
+            vm_cache_endpoint: table
+                .vm_cache_endpoint
+                .or(fallback.vm_cache_endpoint)
+                .unwrap_or(default.vm_cache_endpoint),
         }
     }
 }

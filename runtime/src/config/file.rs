@@ -210,7 +210,7 @@ mod tests {
             ("[hypervisor.qemu\n", ":1: "),
             ("[hypervisor.qemu]\nenable_hugepages = true", ":2: hypervisor.qemu.enable_hugepages: "),
             ("[factory]\nenable_template = \"maybe\"", ":2: "),
-            ("[factory]\nvm_cache_number = 3", ":2: factory.vm_cache_number: "),
+            ("[factory]\nvm_cache_number = -3", ":2: "),
         ] {
             let error = read(&[("configuration.toml", text)]).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("configuration.toml") && error.contains(words), "{text}: {error}");

@@ -165,8 +165,6 @@ const RUNTIME: &[(&str, Harmless)] = &[
     ("vfio_mode", Any),
 ];
 
-const FACTORY: &[(&str, Harmless)] = &[("vm_cache_endpoint", Any), ("vm_cache_number", Off)];
-
 const FOREIGN_TABLES: [&str; 4] = ["image", "netmon", "proxy", "shim"];
 
 /// Whether `key` is a table of other components or old releases, which nobody reads here, whatever it holds.
@@ -179,12 +177,7 @@ pub(super) fn judge(key: &str, value: &DeValue<'_>) -> Verdict {
     if is_foreign(key) {
         return Verdict::Harmless;
     }
-    let tables = [
-        ("hypervisor.qemu.", HYPERVISOR),
-        ("agent.kata.", AGENT),
-        ("runtime.", RUNTIME),
-        ("factory.", FACTORY),
-    ];
+    let tables = [("hypervisor.qemu.", HYPERVISOR), ("agent.kata.", AGENT), ("runtime.", RUNTIME)];
     let known = tables.iter().find_map(|(prefix, keys)| {
         let name = key.strip_prefix(prefix)?;
         keys.iter().find(|(known, _)| *known == name)

@@ -237,9 +237,10 @@ impl Sandbox {
             mount_point: guest::SHM_DIR.into(),
             ..Default::default()
         };
+        let Identity { id, hostname } = lock(&self.identity).clone();
         CreateSandboxRequest {
-            hostname: lock(&self.identity).hostname.clone(),
-            sandbox_id: self.id().to_string(),
+            hostname,
+            sandbox_id: id.to_string(),
             storages: vec![self.share.guest_mount(), shm],
             kernel_modules: self
                 .setup
@@ -342,6 +343,23 @@ impl Sandbox {
     /// What it was made from.
     pub fn config(&self) -> &Config {
         &self.setup.config
+    }
+
+    /// The processes of this sandbox: its owner and those that it started.
+    pub fn processes(&self) -> Vec<u32> {
+        let claims = self.store.record().own.ledger;
+        let started = claims.iter().filter_map(|claim| match claim {
+            Resource::Process { id, .. } => Some(id.pid),
+            _ => None,
+        });
+        [std::process::id()].into_iter().chain(started).collect()
+    }
+
+    /// Returns when the VM has ended; at once if it was not started.
+    pub async fn ended(&self) {
+        if let Some(running) = self.running.get() {
+            let _ = running.vm.exited().wait_for(Option::is_some).await; // An error is an end as well.
+        }
     }
 
     /// The hypervisor's process; 0 before the VM runs.

@@ -10,7 +10,7 @@ use std::{
 use runtime::error::Result;
 use shim::{
     flags::{Action, Flags},
-    server, shim as commands,
+    pool, server, shim as commands,
 };
 
 fn main() -> ExitCode {
@@ -28,6 +28,7 @@ fn run() -> Result<()> {
     let flags = Flags::parse(std::env::args().skip(1))?;
     let reply = match flags.action {
         Action::Serve => return server::run(&flags),
+        Action::StandBy => return pool::stand_by(),
         Action::Start => commands::start(&flags)?,
         Action::Delete => commands::delete(&flags)?,
         Action::Info => commands::info()?,

@@ -12,7 +12,7 @@ use runtime::{
 };
 use tokio::sync::mpsc;
 
-use crate::server;
+use crate::{pool, server};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -22,6 +22,8 @@ pub enum Command {
     Status,
     /// Take away all templates; running VMs are not concerned
     Destroy,
+    /// Keep factory.vm_cache_number VMs ready, until a signal asks for the end
+    Serve,
 }
 
 impl Command {
@@ -41,6 +43,7 @@ impl Command {
                 }
             },
             Self::Status => show(&executor.block_on(factory::status(setup(config)?))?),
+            Self::Serve => executor.block_on(pool::serve(&config))?,
             Self::Destroy => {
                 let templates = factory::destroy(&config)?;
                 println!("vm factory destroyed ({templates} templates)");

@@ -22,7 +22,7 @@ use super::{
     address::{Address, SOCKET_DIR},
     encode,
 };
-use crate::flags::Flags;
+use crate::{convert::config_path, flags::Flags};
 
 const INPUT_LIMIT: u64 = 10 << 20;
 /// containerd writes before it waits; whoever else starts us and keeps the pipe open gets an error, not a hang.
@@ -43,6 +43,8 @@ pub struct Request {
     pub debug: bool,
     /// The cgroup that the server shall join, from runc's options.
     pub shim_cgroup: Option<String>,
+    /// The configuration file, if the runtime's options name one.
+    pub config: Option<String>,
     modern: bool,
 }
 
@@ -71,16 +73,21 @@ impl Request {
         let Some(params) = params else {
             let options = Any::parse_from_bytes(input)
                 .map_err(|error| Error::invalid(format!("options on standard input: {error}")))?;
-            return Ok(Self { shim_cgroup: shim_cgroup(&options)?, ..legacy });
+            let config = config_path(Some(&options))?;
+            return Ok(Self { shim_cgroup: shim_cgroup(&options)?, config, ..legacy });
         };
         let extensions = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
-        let cgroups: Vec<_> = extensions.map(shim_cgroup).collect::<Result<_>>()?;
+        let extensions: Vec<_> = extensions.collect();
+        let cgroups: Vec<_> = extensions.iter().map(|options| shim_cgroup(options)).collect::<Result<_>>()?;
+        let configs: Vec<_> =
+            extensions.iter().map(|options| config_path(Some(options))).collect::<Result<_>>()?;
         Ok(Self {
             containerd: some(&params.containerd_grpc_address).unwrap_or(legacy.containerd),
             ttrpc_address: some(&params.containerd_ttrpc_address),
             socket_dir: params.socket_dir.as_deref().and_then(some).map_or(legacy.socket_dir, PathBuf::from),
             debug: flags.debug || params.log_level.value() <= LogLevel::LOG_LEVEL_DEBUG.value(),
             shim_cgroup: cgroups.into_iter().flatten().next(),
+            config: configs.into_iter().flatten().next(),
             modern: true,
             ..legacy
         })

@@ -18,6 +18,7 @@ use protobuf::Message;
 use runtime::error::{Error, Result};
 
 pub use address::Address;
+pub(crate) use bootstrap::Request;
 pub use delete::delete;
 pub use start::start;
 

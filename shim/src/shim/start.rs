@@ -22,7 +22,7 @@ use runtime::{
 };
 
 use super::{address::Address, bootstrap::Request, cgroup};
-use crate::{flags::Flags, logging};
+use crate::{flags::Flags, logging, pool};
 
 /// The file in a bundle that holds the server's pid.
 pub const PID_FILE: &str = "shim.pid";
@@ -45,21 +45,37 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
         return request.reply(&address);
     }
+    if let Some(standby) = pool::take(&request, sandbox.as_str(), &dir, &address) {
+        settle(&request, standby.processes())?;
+        write_file(&dir.join(PID_FILE), &standby.pid().to_string())?;
+        write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
+        let reply = request.reply(&address)?;
+        standby.accept()?;
+        return Ok(reply);
+    }
     let listener = address.listen()?;
     let mut made = Made { address: Some(&address), server: None };
     let server = made.server.insert(spawn(&request, &dir, listener)?);
     let pid = server.id();
-    if let Some(path) = &request.shim_cgroup {
-        cgroup::join(path, pid)?;
-    }
-    if let Err(error) = cgroup::raise_oom_score(pid) {
-        tracing::warn!(%error, "the server keeps its OOM score");
-    }
+    settle(&request, &[pid])?;
     write_file(&dir.join(PID_FILE), &pid.to_string())?;
     write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
     let reply = request.reply(&address)?;
     made.keep();
     Ok(reply)
+}
+
+/// Puts the server and what belongs to it where containerd wants them.
+fn settle(request: &Request, processes: &[u32]) -> Result<()> {
+    for pid in processes {
+        if let Some(path) = &request.shim_cgroup {
+            cgroup::join(path, *pid)?;
+        }
+        if let Err(error) = cgroup::raise_oom_score(*pid) {
+            tracing::warn!(%error, pid, "a process keeps its OOM score");
+        }
+    }
+    Ok(())
 }
 
 /// Starts this program again as the server, with the listening socket as its standard input.
