@@ -10,7 +10,10 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::Path,
-    sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -72,6 +75,8 @@ pub struct Sandbox {
     ledger: Ledger,
     share: ShareFs,
     identity: SyncMutex<Identity>,
+    /// Whether the guest stands still, and hears nobody.
+    resting: AtomicBool,
     vm_spec: SyncMutex<Option<VmSpec>>,
     running: OnceLock<Running>,
     /// `None` while a container of that name is being created or deleted.
@@ -122,6 +127,7 @@ impl Sandbox {
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
             identity: SyncMutex::new(Identity { id: setup.id.clone(), hostname: hostname(bundle) }),
+            resting: AtomicBool::new(false),
             setup,
             store,
             ledger,
@@ -382,7 +388,8 @@ impl Sandbox {
             monitor.abort();
         }
         if let Some(running) = self.running.get() {
-            if running.vm.exited().borrow().is_none() {
+            let resting = self.resting.load(Ordering::Relaxed);
+            if running.vm.exited().borrow().is_none() && !resting {
                 running.agent.destroy_sandbox().await;
             }
             if let Err(error) = running.vm.stop().await {

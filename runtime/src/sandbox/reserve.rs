@@ -3,6 +3,8 @@
 //! Its VM has run a container already, so that all that a start needs has been touched once, and then stands still. Its
 //! mounts and sockets keep the name under which they were made; the record gets the name under which it is known.
 
+use std::sync::atomic::Ordering;
+
 use protocols::{agent as wire, guest};
 
 use super::{Identity, Running, Sandbox, boot, hostname, lock};
@@ -23,7 +25,9 @@ impl Sandbox {
     pub async fn rest(&self) -> Result<()> {
         let running = self.running()?;
         warm_up(running).await.context("warm up the guest")?;
-        running.vm.pause().await
+        running.vm.pause().await?;
+        self.resting.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes a resting sandbox that of `bundle`, under the name `id`. On an error it is still resting, or is not to be
@@ -43,6 +47,7 @@ impl Sandbox {
         *lock(&self.identity) = Identity { id: id.clone(), hostname: hostname(bundle) };
         self.store.update(|record| record.sandbox_container = id.to_string())?;
         running.vm.resume().await?;
+        self.resting.store(false, Ordering::Relaxed);
         running.agent.set_time().await?;
         let request = self.guest_sandbox();
         let (made, grown) =

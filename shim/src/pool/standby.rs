@@ -97,8 +97,8 @@ async fn offer(sandbox: &Sandbox) -> Result<(Wanted, StdListener)> {
             }
         }
     };
-    println!("{READY}");
-    io::stdout().flush().context("say that it is ready")?;
+    let mut output = io::stdout();
+    writeln!(output, "{READY}").and_then(|()| output.flush()).context("say that it is ready")?;
     let taken = tokio::select! {
         taken = taken => taken,
         () = hang_up() => Err(Error::unavailable("no longer wanted")),

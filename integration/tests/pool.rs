@@ -1,0 +1,202 @@
+//! VMs that are kept ready by `kata-runtime factory serve`, under a real containerd.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use integration::{
+    containerd::Runtime,
+    factory::{Factory, phases},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// A first standby boots a VM, makes a template and warms up a clone of it.
+const READY: Duration = Duration::from_secs(120);
+const GONE: Duration = Duration::from_secs(30);
+
+/// `kata-runtime factory serve`, killed when dropped.
+struct Pool {
+    process: Child,
+    endpoint: PathBuf,
+}
+
+impl Pool {
+    fn start(factory: &Factory, runtime: &Runtime) -> Self {
+        let Runtime::Kata(config) = runtime else { unreachable!("ours") };
+        let log = fs::File::create(factory.containerd.dir().join("pool.log")).expect("make the pool's log");
+        let process = Command::new(factory.env.programs().join("kata-runtime"))
+            .arg("--config")
+            .arg(config)
+            .args(["factory", "serve"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("start the pool");
+        Self { process, endpoint: endpoint(factory) }
+    }
+
+    /// The processes of those that are ready.
+    fn ready(&self) -> Vec<u32> {
+        let dir = self.endpoint.parent().expect("a folder");
+        let prefix = format!("{}.", self.endpoint.file_name().expect("a name").to_string_lossy());
+        let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| name.to_string_lossy().strip_prefix(&prefix)?.parse().ok()).collect()
+    }
+
+    #[track_caller]
+    fn wait_until_full(&self, number: usize) -> Vec<u32> {
+        let began = Instant::now();
+        while self.ready().len() < number {
+            assert!(began.elapsed() < READY, "no {number} VMs are ready: {:?}", self.ready());
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.ready()
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the pool");
+        let began = Instant::now();
+        while self.process.try_wait().expect("wait for the pool").is_none() {
+            assert!(began.elapsed() < GONE, "the pool does not end");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // It may have ended.
+        let _ = self.process.wait();
+    }
+}
+
+fn endpoint(factory: &Factory) -> PathBuf {
+    factory.containerd.dir().join("pool/cache.sock")
+}
+
+fn runtime(factory: &Factory, name: &str, changes: &[(&str, &str)]) -> Runtime {
+    let socket = format!("\"{}\"", endpoint(factory).display());
+    let usual = [("vm_cache_number", "2"), ("vm_cache_endpoint", socket.as_str())];
+    factory.runtime(name, &[&usual[..], changes].concat())
+}
+
+/// Nothing that names a standby is left: no process, no record, no mount.
+#[track_caller]
+fn assert_all_gone(pids: &[u32]) {
+    let began = Instant::now();
+    loop {
+        let left: Vec<String> = pids.iter().flat_map(|pid| remains(*pid)).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < GONE, "left behind: {left:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn remains(pid: u32) -> Vec<String> {
+    let id = format!("standby-{pid}");
+    let mut left = Vec::new();
+    if fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        left.push(format!("process {pid}"));
+    }
+    for dir in ["/run/vc/sbs", "/run/vc/vm", "/run/kata-containers/shared/sandboxes"] {
+        left.extend(fs::metadata(format!("{dir}/{id}")).is_ok().then(|| format!("{dir}/{id}")));
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+    left.extend(mounts.lines().filter(|line| line.contains(&id)).map(str::to_owned));
+    left
+}
+
+#[test]
+fn a_start_takes_a_ready_vm_and_the_pool_is_filled_again() {
+    let Some(factory) = Factory::open() else { return };
+    let kata = runtime(&factory, "pool", &[]);
+    let mut pool = Pool::start(&factory, &kata);
+    let first = pool.wait_until_full(2);
+
+    // Two from the pool, with what each must have of its own.
+    let script = "hostname; cat /proc/sys/kernel/random/boot_id; date +%s; nproc";
+    let before = std::time::SystemTime::now();
+    let starts = ["one", "two"].map(|name| factory.start(&kata, name, &["sh", "-c", script]));
+    let since =
+        |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).expect("now").as_secs();
+    let mut boot_ids = Vec::new();
+    for start in &starts {
+        start.assert_ended_well();
+        assert_eq!(phases(&start.log, "adopt"), 1, "{}", start.log);
+        let text = start.finished.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], gethostname(), "{text}");
+        boot_ids.push(lines[1].to_owned());
+        let date: u64 = lines[2].parse().expect("a date");
+        assert!((since(before)..=since(std::time::SystemTime::now())).contains(&date), "{text}");
+    }
+    assert_ne!(boot_ids[0], boot_ids[1]);
+
+    let second = pool.wait_until_full(2);
+    assert!(second.iter().all(|pid| !first.contains(pid)), "{first:?} were used up: {second:?}");
+    // Limits are added to a VM that runs already.
+    let id = factory.id("grown");
+    let options = ["--cpus", "0.5", "--memory-limit", "268435456"];
+    let script = "nproc; awk '/MemTotal/ {print ($2 > 2150000)}' /proc/meminfo";
+    let grown = factory.containerd.run(&kata, &options, &id, &["sh", "-c", script], b"");
+    assert_eq!((grown.code, grown.text().as_str()), (0, "2\n1\n"), "{}", grown.stderr);
+    factory.containerd.assert_gone(&id);
+    assert_eq!(phases(&factory.log(&id), "adopt"), 1, "{}", factory.log(&id));
+
+    // Another configuration than the pool's is not served by it.
+    let other = runtime(&factory, "other", &[("kernel_params", "\"sysrq_always_enabled\"")]);
+    let start = factory.good_start(&other, "other");
+    assert_eq!(phases(&start.log, "adopt"), 0, "{}", start.log);
+
+    let last = pool.wait_until_full(2);
+    pool.signal(Signal::SIGTERM);
+    assert_all_gone(&[first, second, last].concat());
+    assert_eq!(pool.ready(), [0u32; 0]);
+    // Without it, starts go on.
+    let start = factory.good_start(&kata, "alone");
+    assert_eq!(phases(&start.log, "adopt"), 0, "{}", start.log);
+}
+
+#[test]
+fn a_killed_pool_leaves_nothing_but_the_vms_that_were_taken() {
+    let Some(factory) = Factory::open() else { return };
+    let kata = runtime(&factory, "pool", &[]);
+    let mut pool = Pool::start(&factory, &kata);
+    let first = pool.wait_until_full(2);
+    let id = factory.id("taken");
+    factory.containerd.run_detached(&kata, &[], &id, &["sleep", "1000"]);
+    let taken: Vec<u32> = first.iter().copied().filter(|pid| !pool.ready().contains(pid)).collect();
+    assert_eq!(taken.len(), 1, "{first:?}");
+    let second = pool.wait_until_full(2);
+    // One of those that wait is killed, and what it leaves is nobody's.
+    kill(Pid::from_raw(second[0] as i32), Signal::SIGKILL).expect("kill a standby");
+    pool.signal(Signal::SIGKILL);
+    assert_all_gone(&second[1..]);
+
+    let exec = factory.containerd.exec_args(&id, "e", &["echo", "alive"]);
+    let alive = integration::containerd::finish(factory.containerd.command(exec), b"");
+    assert_eq!(alive.text(), "alive\n", "{}", alive.stderr);
+    factory.containerd.remove(&id);
+    factory.containerd.assert_gone(&id);
+
+    // The next pool takes away what the killed one of those left.
+    let mut pool = Pool::start(&factory, &kata);
+    let third = pool.wait_until_full(2);
+    pool.signal(Signal::SIGTERM);
+    assert_all_gone(&[first, second, third].concat());
+}
+
+fn gethostname() -> String {
+    let host = nix::sys::utsname::uname().expect("uname");
+    host.nodename().to_string_lossy().into_owned()
+}
