@@ -52,7 +52,10 @@ dev_install() {
     kata_dev config --template "$dev/configuration.toml" -o "$config" \
         --set "hypervisor.qemu.kernel=$share/vmlinux.container" \
         --set "hypervisor.qemu.initrd=$share/kata-containers-initrd.img" \
-        --set "hypervisor.qemu.vhost_user_vsock_daemon=/usr/libexec/vhost-device-vsock"
+        --set "hypervisor.qemu.vhost_user_vsock_daemon=/usr/libexec/vhost-device-vsock" \
+        --set "factory.template_path=/run/vc/vm/template"
+    sed "s|@PREFIX@|$prefix|" "$root/tools/systemd/kata-factory.service" >"$dev/kata-factory.service"
+    put 644 "$dev/kata-factory.service" "$prefix/lib/systemd/system/kata-factory.service"
     if is_edited "$configuration"; then
         say "kept: $destdir$configuration, which is not as installed; the new one is beside it as configuration.toml.new"
         put 644 "$config" "$configuration.new"
@@ -67,6 +70,9 @@ dev_install() {
 dev_uninstall() {
     parse_install "$@"
     [ -f "$manifest" ] || die "nothing is installed below $destdir$prefix: $manifest is missing"
+    if [ -z "$destdir" ] && [ -x "$prefix/bin/kata-runtime" ]; then
+        "$prefix/bin/kata-runtime" factory destroy >/dev/null || say "templates may be left in /run/vc/vm/template"
+    fi
     local hash path
     while read -r hash path; do
         if [ "$(hash_of "$destdir$path")" = "$hash" ]; then
@@ -77,7 +83,8 @@ dev_uninstall() {
     done <"$manifest"
     rm -f "$manifest"
     # Our own folders alone: an empty /usr/local/bin belongs to the system.
-    rmdir --ignore-fail-on-non-empty "$destdir$share" "$(dirname "$destdir$configuration")" 2>/dev/null || true
+    rmdir --ignore-fail-on-non-empty "$destdir$share" "$(dirname "$destdir$configuration")" \
+        "$destdir$prefix/lib/systemd/system" "$destdir$prefix/lib/systemd" 2>/dev/null || true
     say "uninstalled"
 }
 
