@@ -325,6 +325,9 @@ fn is_booted_once_instead(script: &str, name: &str) {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
     }
     assert_eq!(factory.templates(), Vec::<PathBuf>::new(), "its template is not to be used");
+    // The next start does not wait for the same again.
+    factory.good_start(&runtime, "next").assert_was_booted();
+    assert_eq!(factory.calls().len(), 4, "a boot: {:?}", factory.calls());
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod template;
 
 pub use address::AgentAddr;
 pub(crate) use client::{AgentClient, GuestProcess, Output, SignalScope};
-pub(crate) use template::become_template;
+pub use link::{AgentLink, GuestStream};
+pub use template::{become_template, wake};

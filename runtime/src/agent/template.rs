@@ -34,7 +34,7 @@ const TELLINGS: usize = 8;
 const SEED_BYTES: usize = 64;
 
 /// Has the agent of a booting VM become a template, and waits until it is.
-pub(crate) async fn become_template(port: &Path, config: &AgentConfig) -> Result<()> {
+pub async fn become_template(port: &Path, config: &AgentConfig) -> Result<()> {
     let becoming = async {
         let mut port = UnixStream::connect(port).await.context("the agent's port")?;
         let line = format!("{TEMPLATE_BECOME} {}", hex(&random::<8>().await?));
@@ -52,7 +52,7 @@ pub(crate) async fn become_template(port: &Path, config: &AgentConfig) -> Result
 
 /// Tells a clone that it is one. Returns its port, on which a conversation may begin. Cancel-safe: the caller sets the
 /// bound.
-pub(crate) async fn wake(port: &Path, address: &AgentAddr, rescan: bool) -> Result<UnixStream> {
+pub async fn wake(port: &Path, address: &AgentAddr, rescan: bool) -> Result<UnixStream> {
     let mut port = UnixStream::connect(port).await.context("the clone's port")?;
     let (nonce, seed) = (hex(&random::<8>().await?), hex(&random::<SEED_BYTES>().await?));
     let served = match address {

@@ -43,8 +43,8 @@ impl Sandbox {
                 return Ok(None);
             }
         };
-        let template = match self.find_or_make(&plan).await {
-            Ok(Some(template)) => template,
+        let (template, new) = match self.find_or_make(&plan).await {
+            Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Err(error),
             Err(error) => {
@@ -57,7 +57,7 @@ impl Sandbox {
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
                 clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
-                if let Err(error) = blocking(move || plan.templates.condemn()).await {
+                if let Err(error) = blocking(move || plan.templates.condemn(new)).await {
                     tracing::warn!(%error, "a template that is not to be used stays");
                 }
                 Ok(None)
@@ -100,6 +100,8 @@ impl Sandbox {
     pub(crate) async fn make_template(&self) -> Result<bool> {
         let wanted = self.wanted()?;
         let plan = self.plan(&wanted).await?.ok_or_else(|| self.no_templates())?;
+        let templates = plan.templates.clone();
+        blocking(move || templates.forgive()).await?;
         Ok(self.find_or_make(&plan).await?.is_some())
     }
 
@@ -115,19 +117,19 @@ impl Sandbox {
         )
     }
 
-    /// `None` if somebody else is making one right now.
-    async fn find_or_make(&self, plan: &Plan<'_>) -> Result<Option<Template>> {
+    /// The template, and whether it was made just now. `None` if somebody else is making one, or in vain.
+    async fn find_or_make(&self, plan: &Plan<'_>) -> Result<Option<(Template, bool)>> {
         let began = Instant::now();
         let templates = plan.templates.clone();
         if blocking(move || Ok(templates.failed_lately())).await? {
-            tracing::debug!("a clone has failed lately: this VM is booted");
+            tracing::debug!("a clone of a new template has failed lately: this VM is booted");
             return Ok(None);
         }
         let templates = plan.templates.clone();
         match blocking(move || templates.find()).await {
             Ok(Some(template)) => {
                 phase("template-find", began);
-                return Ok(Some(template));
+                return Ok(Some((template, false)));
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "this template is not used, a new one is made"),
@@ -140,7 +142,7 @@ impl Sandbox {
         self.make(plan, draft).await?;
         phase("template-make", began);
         let templates = plan.templates.clone();
-        blocking(move || templates.find()).await
+        Ok(blocking(move || templates.find()).await?.map(|template| (template, true)))
     }
 
     /// Boots a VM and saves it.

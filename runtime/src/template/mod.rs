@@ -118,16 +118,30 @@ impl Templates {
         }
     }
 
-    /// Whether a clone has failed so recently that VMs are better booted. Blocks.
+    /// Whether a clone of a new template has failed so recently that VMs are better booted. Blocks.
     pub fn failed_lately(&self) -> bool {
         let failed = fs::metadata(self.failure()).and_then(|meta| meta.modified());
         failed.is_ok_and(|when| when.elapsed().is_ok_and(|age| age < FAILURE))
     }
 
-    /// Takes the template away, of which a clone has failed, and remembers that for a while. Blocks.
-    pub fn condemn(&self) -> Result<()> {
+    /// Takes the template away, of which a clone has failed. If it was new, another one would be no better: that is
+    /// remembered for a while. Blocks.
+    pub fn condemn(&self, new: bool) -> Result<()> {
         self.destroy()?;
+        if !new {
+            return Ok(());
+        }
         File::create(self.failure()).map(drop).with_context(|| format!("create {}", self.failure().display()))
+    }
+
+    /// Forgets that clones have failed. Blocks.
+    pub fn forgive(&self) -> Result<()> {
+        match fs::remove_file(self.failure()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.failure().display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn failure(&self) -> PathBuf {
