@@ -227,7 +227,10 @@ fn devices(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
     }
     match spec.origin {
         Origin::Boot => all.extend(inherited.agent.map(agent_wire)),
-        Origin::Template | Origin::Clone => all.extend((0..device::PORTS).map(device::port)),
+        Origin::Template | Origin::Clone => {
+            all.extend((0..device::PORTS).map(device::port));
+            all.extend(arch::GENERATION_ID.map(device::generation_id));
+        }
     }
     Ok(all)
 }

@@ -116,6 +116,11 @@ pub(crate) fn port(index: usize) -> Described {
     }
 }
 
+/// A number that differs between clones; a guest's kernel that knows the device reseeds when it changes.
+pub(crate) fn generation_id(driver: &str) -> Described {
+    Described { backend: None, device: json!({ "driver": driver, "id": "generation", "guid": "auto" }) }
+}
+
 pub(crate) fn port_name(index: usize) -> String {
     format!("port{index}")
 }

@@ -28,6 +28,8 @@ pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 /// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: ACPI knows nothing of it here.
 pub(crate) const QUIET_PORTS: &[&str] = &[];
 pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
+/// The device that tells a guest's kernel that it was cloned: QEMU has none for this machine.
+pub(crate) const GENERATION_ID: Option<&str> = None;
 /// The machine types that have PCIe ports.
 pub(crate) const PCIE_MACHINE_TYPES: &[&str] = MACHINE_TYPES;
 

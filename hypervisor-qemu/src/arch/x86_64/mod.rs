@@ -38,6 +38,8 @@ pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 /// kernel parameter, by the port itself.
 pub(crate) const QUIET_PORTS: &[&str] = &["ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"];
 pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
+/// The device that tells a guest's kernel that it was cloned, so that it reseeds its random numbers by itself.
+pub(crate) const GENERATION_ID: Option<&str> = Some("vmgenid");
 /// The machine types that have PCIe ports.
 pub(crate) const PCIE_MACHINE_TYPES: &[&str] = &["q35"];
 
