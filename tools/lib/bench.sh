@@ -15,6 +15,8 @@ to runc and aim. WHAT is one of
   memory    memory of an idle sandbox
   idle      wake-ups of an idle sandbox
   growth    one sandbox after the other, until there are many
+  channel   round trip and throughput of each way to the agent; takes --runs and --json only, and is not part of all
+  worth     what each option of QEMU and of the guest's kernel is worth to a boot
   all       all of these
   trace     one start as a waterfall across ctr, shim, QEMU, the guest's kernel and the agent (also as --trace)
 
@@ -31,7 +33,7 @@ dev_bench() {
     local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            start | second | exec | rate | memory | idle | growth | all | trace)
+            start | second | exec | rate | memory | idle | growth | channel | worth | all | trace)
                 [ -z "$given" ] || die "bench: $given or $1?"
                 what=$1 given=$1 && shift
                 ;;
@@ -44,6 +46,10 @@ dev_bench() {
     done
     set_up
     leave_no_dirs
+    if [ "$what" = channel ]; then
+        bench_channel "${options[@]}"
+        return
+    fi
     # Templates are in memory, as they are in use; sockets need a short path.
     local work
     work=$(mktemp -d /dev/shm/kata-bench.XXXXXX)
@@ -56,6 +62,14 @@ dev_bench() {
     kata_dev bench "$what" --address "$state/c.sock" --namespace $namespace --image "$image" --log "$state/log" \
         --containerd-pid "$containerd_pid" --config "$work/base.toml" --work "$work" \
         --kata-runtime "$target/release/kata-runtime" "${options[@]}" 9>&-
+}
+
+# An example of the integration tests: only they may use the engine.
+bench_channel() {
+    install_vhost_device_vsock
+    say "build the bench of the channels"
+    run_cargo build --release -p integration --example bench-channel
+    KATA_TEST_ENV=$dev "$target/release/examples/bench-channel" "$@"
 }
 
 # Also what a template has mounted there.

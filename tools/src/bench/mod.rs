@@ -23,7 +23,7 @@ pub use options::Options;
 
 use engine::Engine;
 use lineup::Lineup;
-use measure::{cpu, exec, growth, idle, memory, rate, second, start};
+use measure::{cpu, exec, growth, idle, memory, rate, second, start, worth};
 use options::What;
 use report::{Report, Table};
 
@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn measures(what: What) -> Vec<(&'static str, Measure)> {
-    let all: [(What, &'static str, Measure); 8] = [
+    let all: [(What, &'static str, Measure); 9] = [
         (What::Start, "start", start::measure),
         (What::Start, "CPU time", cpu::measure),
         (What::Second, "second container", second::measure),
@@ -79,6 +79,7 @@ fn measures(what: What) -> Vec<(&'static str, Measure)> {
         (What::Memory, "memory", memory::measure),
         (What::Idle, "idle", idle::measure),
         (What::Growth, "growth", growth::measure),
+        (What::Worth, "worth of options", worth::measure),
     ];
     let asked = all.into_iter().filter(|(of, ..)| what == What::All || *of == what);
     asked.map(|(_, name, measure)| (name, measure)).collect()

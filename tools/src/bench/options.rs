@@ -21,6 +21,8 @@ pub enum What {
     Idle,
     /// One sandbox after the other, until there are many
     Growth,
+    /// What each option of QEMU and the kernel is worth
+    Worth,
     /// One start as a waterfall
     Trace,
     /// Everything but the trace

@@ -163,7 +163,11 @@ impl fmt::Display for Table {
             (measured().any(|(ratio, _)| ratio.is_some()), measured().any(|(_, aim)| aim.is_some()));
         let mut head = format!("| {}, {} | median | min | max |", self.title, self.unit);
         if ratios {
-            head.push_str(" to runc |");
+            let _ = write!(
+                head,
+                " to {} |",
+                self.rows.iter().find(|row| row.kind == Kind::Reference).map_or("runc", |row| &row.name)
+            );
         }
         if aims {
             head.push_str(" aim |");

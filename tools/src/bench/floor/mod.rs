@@ -4,6 +4,7 @@
 mod agent;
 mod arguments;
 mod qmp;
+mod variation;
 
 use std::{
     fs::{self, File},
@@ -20,6 +21,7 @@ use super::host::{child::Child, patience::wait};
 use agent::Port;
 use arguments::{Given, Memory, Start};
 use qmp::Qmp;
+pub use variation::Variation;
 
 /// For a boot on a busy machine that emulates.
 const BOOT: Duration = Duration::from_secs(90);
@@ -75,8 +77,22 @@ impl Floor {
     pub fn boot(&self) -> Result<(Vm, f64)> {
         let began = Instant::now();
         let vm = self.spawn(&Memory::Fresh, Start::Boot)?;
+        Self::answered(vm, began)
+    }
+
+    /// The same with another command line; `None` if that would be the same.
+    pub fn boot_varied(&self, variation: Variation) -> Result<Option<(Vm, f64)>> {
+        let began = Instant::now();
+        let dir = self.new_dir()?;
+        match variation.apply(arguments::line(&self.given, &Memory::Fresh, Start::Boot, &dir)?)? {
+            Some(line) => Self::answered(self.spawn_line(dir, line)?, began).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn answered(vm: Vm, began: Instant) -> Result<(Vm, f64)> {
         let mut port = vm.port(began + BOOT)?;
-        port.hello()?;
+        port.hello().with_context(|| vm.words())?;
         let ms = milliseconds(began);
         Ok((vm.keep(port), ms))
     }
@@ -132,12 +148,22 @@ impl Floor {
     }
 
     fn spawn(&self, memory: &Memory, start: Start) -> Result<Vm> {
+        let dir = self.new_dir()?;
+        let line = arguments::line(&self.given, memory, start, &dir)?;
+        self.spawn_line(dir, line)
+    }
+
+    fn new_dir(&self) -> Result<PathBuf> {
         let dir = self.dir.join(self.count.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn spawn_line(&self, dir: PathBuf, line: Vec<String>) -> Result<Vm> {
         let log =
             File::create(dir.join("log")).with_context(|| format!("create a log in {}", dir.display()))?;
         let mut command = Command::new(&self.given.program);
-        command.args(arguments::line(&self.given, memory, start, &dir)?);
+        command.args(line);
         command.stdout(Stdio::null()).stderr(log);
         Ok(Vm { qemu: Child::spawn(command, Signal::SIGKILL)?, port: None, dir })
     }

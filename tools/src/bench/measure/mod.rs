@@ -10,3 +10,4 @@ pub mod rate;
 pub mod second;
 pub mod start;
 mod usage;
+pub mod worth;
