@@ -11,6 +11,7 @@ to runc and aim. WHAT is one of
   start     a whole container; where the time goes; the VM's first answer; CPU time (the default)
   second    a second container in a VM that runs
   exec      one more process in a container that runs
+  io        what standard streams carry, beside the raw channel
   rate      starts per second with all cores busy
   memory    memory of an idle sandbox
   idle      wake-ups of an idle sandbox
@@ -33,7 +34,7 @@ dev_bench() {
     local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            start | second | exec | rate | memory | idle | growth | channel | worth | all | trace)
+            start | second | exec | io | rate | memory | idle | growth | channel | worth | all | trace)
                 [ -z "$given" ] || die "bench: $given or $1?"
                 what=$1 given=$1 && shift
                 ;;
@@ -58,6 +59,10 @@ dev_bench() {
     provide_image ""
     # The shim's own log says where the time goes.
     kata_dev config --template "$dev/configuration.toml" -o "$work/base.toml" --set runtime.enable_debug=true
+    if [ "$what" = io ] || [ "$what" = all ]; then
+        bench_channel --runs 3 --json "$work/channel.json"
+        options+=(--channel "$work/channel.json")
+    fi
     [ "$kernel" != "$dev/guest-own/vmlinux" ] || options+=(--small-kernel)
     kata_dev bench "$what" --address "$state/c.sock" --namespace $namespace --image "$image" --log "$state/log" \
         --containerd-pid "$containerd_pid" --config "$work/base.toml" --work "$work" \

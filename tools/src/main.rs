@@ -57,7 +57,7 @@ enum Command {
     /// Check that dependencies are used and their licences allowed
     Packages { root: PathBuf },
     /// Measure what a container costs, with runc, with ours, and with QEMU driven by hand
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
 }
 
 fn main() -> ExitCode {

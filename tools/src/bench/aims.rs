@@ -4,6 +4,10 @@ use super::{options::Way, report::Aim};
 
 pub const SECOND_CONTAINER: Aim = Aim::Ratio(2.0);
 pub const EXEC: Aim = Aim::Ratio(2.0);
+/// At least nine tenths of what the raw channel carries.
+pub const STREAM: Aim = Aim::Ratio(1.0 / 0.9);
+/// An exec among many at a time to one alone.
+pub const EXECS: Aim = Aim::Ratio(1.2);
 /// CPU seconds of a start, the guest's own left out.
 pub const CPU_OUTSIDE_GUEST: Aim = Aim::Value(0.1);
 /// MiB.

@@ -55,6 +55,13 @@ pub enum Role<'a> {
     Member(&'a str),
 }
 
+/// A standard stream of an added process.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stream {
+    Input,
+    Output,
+}
+
 /// The processes behind a container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
@@ -99,6 +106,27 @@ impl Engine {
         command.args(["task", "exec", "--exec-id", exec, "--fifo-dir"]);
         command.arg(self.address.with_file_name("fifo")).args([id, "true"]);
         Ok(command::run(command, DEADLINE).with_context(|| format!("exec {exec} in {id}"))?.ms)
+    }
+
+    /// Has one more process in a container write or read so many MiB; returns milliseconds.
+    pub fn carry(&self, id: &str, exec: &str, stream: Stream, mib: u32) -> Result<f64> {
+        let mut ctr = self.ctr();
+        ctr.args(["task", "exec", "--exec-id", exec, "--fifo-dir"]);
+        ctr.arg(self.address.with_file_name("fifo")).args([id, "dd", "bs=64k"]);
+        let script = match stream {
+            Stream::Output => {
+                ctr.args(["if=/dev/zero", &format!("count={}", mib * 16)]);
+                "shift; exec \"$@\" >/dev/null"
+            }
+            Stream::Input => {
+                ctr.arg("of=/dev/null");
+                "count=$1; shift; head -c $count /dev/zero | \"$@\""
+            }
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", &(u64::from(mib) << 20).to_string()]);
+        command.arg(ctr.get_program()).args(ctr.get_args());
+        Ok(command::run(command, DEADLINE).with_context(|| format!("{mib} MiB through {exec} in {id}"))?.ms)
     }
 
     /// Removes a container that [`Engine::start`] made.

@@ -13,6 +13,8 @@ pub enum What {
     Second,
     /// One more process in a container that runs
     Exec,
+    /// What standard streams carry
+    Io,
     /// Starts per second with all cores busy
     Rate,
     /// Memory of an idle sandbox
@@ -96,6 +98,9 @@ pub struct Options {
     /// How often each thing is measured, after one run that does not count
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
+    /// What the bench of the channels has found, for `io`
+    #[arg(long)]
+    pub channel: Option<PathBuf>,
     /// Only these ways to a VM
     #[arg(long = "way", value_enum)]
     pub ways: Vec<Way>,

@@ -144,7 +144,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.kept { "met" } else { "MISSED" };
         match self.aim {
-            Aim::Ratio(most) => write!(f, "≤ {most} × runc: {word}"),
+            Aim::Ratio(most) => write!(f, "≤ {} ×: {word}", (most * 100.0).round() / 100.0),
             Aim::Value(most) => write!(f, "≤ {most}: {word}"),
         }
     }
@@ -217,8 +217,8 @@ mod tests {
         let expected = "| `ctr run`, ms | median | min | max | to runc | aim |\n\
             |---|---|---|---|---|---|\n\
             | runc | 100 | 90 | 110 |  |  |\n\
-            | cold | 900 | 900 | 900 | 9.00 | ≤ 8 × runc: MISSED |\n\
-            | clone | 250 | 250 | 250 | 2.50 | ≤ 2.5 × runc: met |\n\
+            | cold | 900 | 900 | 900 | 9.00 | ≤ 8 ×: MISSED |\n\
+            | clone | 250 | 250 | 250 | 2.50 | ≤ 2.5 ×: met |\n\
             | pool | not available: no program kata-runtime/x | | | | |\n";
         assert_eq!(table.to_string(), expected);
         assert_eq!(table.allowed(Aim::Ratio(8.0)), Some(800.0));

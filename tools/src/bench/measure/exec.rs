@@ -1,5 +1,7 @@
 //! One more process in a container that runs.
 
+use std::{thread, time::Instant};
+
 use anyhow::Result;
 
 use crate::bench::{
@@ -22,6 +24,7 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
             samples.extend((run > 0).then_some(ms));
         }
     }
+    let many = many(engine, options)?;
     engine.remove("exec-runc")?;
     engine.remove("exec-ours")?;
     engine.settle(0)?;
@@ -29,5 +32,47 @@ pub fn measure(engine: &Engine, lineup: &Lineup, options: &Options) -> Result<Ve
     table.reference("runc", &runc);
     table.ours(&format!("ours ({})", usual.way.label()), &ours, Some(aims::EXEC));
     table.note("There is no floor: without an agent nothing is executed in a VM.");
-    Ok(vec![table])
+    let mut tables = vec![table];
+    tables.extend(many);
+    Ok(tables)
+}
+
+/// How many at a time.
+const AT_A_TIME: [usize; 4] = [1, 10, 50, 200];
+/// A round with many is many samples already.
+const MOST_ROUNDS: u32 = 3;
+
+/// The cost of each of many at a time, to that of one alone, in either container.
+fn many(engine: &Engine, options: &Options) -> Result<Vec<Table>> {
+    let mut tables = Vec::new();
+    for (name, id) in [("runc", "exec-runc"), ("ours", "exec-ours")] {
+        let mut table =
+            Table::new(format!("execs-{name}"), format!("each of many execs at a time, {name}"), "ms", 0);
+        for at_a_time in AT_A_TIME {
+            let mut samples = Vec::new();
+            for round in 0..=options.runs.min(MOST_ROUNDS) {
+                let began = Instant::now();
+                thread::scope(|scope| {
+                    let exec = |number| engine.exec(id, &format!("m{at_a_time}-{round}-{number}")).map(drop);
+                    let execs: Vec<_> =
+                        (0..at_a_time).map(|number| scope.spawn(move || exec(number))).collect();
+                    execs.into_iter().try_for_each(|exec| match exec.join() {
+                        Ok(done) => done,
+                        Err(_) => Err(anyhow::anyhow!("an exec panicked")),
+                    })
+                })?;
+                samples.extend((round > 0).then_some(began.elapsed().as_secs_f64() * 1e3 / at_a_time as f64));
+            }
+            match at_a_time {
+                1 => table.reference("one alone", &samples),
+                _ => table.ours(
+                    &format!("each of {at_a_time}"),
+                    &samples,
+                    (name == "ours").then_some(aims::EXECS),
+                ),
+            }
+        }
+        tables.push(table);
+    }
+    Ok(tables)
 }

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod exec;
 pub mod growth;
 pub mod idle;
+pub mod io;
 pub mod memory;
 pub mod rate;
 pub mod second;

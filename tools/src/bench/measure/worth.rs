@@ -11,7 +11,7 @@ use crate::bench::{
 };
 
 /// First what ours has and is left out here, then what ours might have.
-const VARIATIONS: [(&str, Variation); 21] = [
+const VARIATIONS: [(&str, Variation); 22] = [
     ("kernel without quiet", KernelWithout("quiet")),
     ("kernel without tsc=reliable", KernelWithout("tsc=reliable")),
     ("kernel without no_timer_check", KernelWithout("no_timer_check")),
@@ -25,6 +25,7 @@ const VARIATIONS: [(&str, Variation); 21] = [
     ("QEMU with its default devices", WithoutFlag("-nodefaults")),
     ("QEMU with the machine's vmport", Without("-machine", "vmport=off")),
     ("QEMU with a performance counter", Without("-cpu", "pmu=off")),
+    ("QEMU with fast copies byte by byte", Without("-cpu", "erms=off,fsrm=off")),
     ("QEMU with a small CPU model", Instead("-cpu", "qemu64")),
     ("QEMU without random numbers", WithoutOption("-device", "virtio-rng-pci")),
     ("QEMU with two CPUs", Instead("-smp", "2")),
