@@ -4,9 +4,9 @@ use std::{env, fs, path::PathBuf};
 
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
-const FILES: [&str; 6] = ["agent", "confidential_data_hub", "csi", "health", "oci", "types"];
+const FILES: [&str; 7] = ["agent", "confidential_data_hub", "csi", "extras", "health", "oci", "types"];
 /// Files with services, which get a second module of client and server code.
-const SERVICES: [&str; 3] = ["agent", "confidential_data_hub", "health"];
+const SERVICES: [&str; 4] = ["agent", "confidential_data_hub", "extras", "health"];
 
 fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("wire");

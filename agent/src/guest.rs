@@ -9,10 +9,16 @@ use std::{
 };
 
 use protocols::agent::{CreateContainerRequest, CreateSandboxRequest};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, watch},
+    task::spawn_blocking,
+};
 
 use crate::{
-    container::{Container, Isolation, Surroundings},
+    container::{
+        Container, Isolation, Surroundings,
+        oom::{self, OomKill},
+    },
     error::{Context, Error, Result},
     namespaces::SharedNamespaces,
     storage::{Mounting, Storages},
@@ -37,6 +43,8 @@ pub struct Guest {
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     finished: watch::Sender<bool>,
+    oom_sender: mpsc::Sender<OomKill>,
+    oom_kills: AsyncMutex<mpsc::Receiver<OomKill>>,
 }
 
 #[derive(Clone)]
@@ -52,7 +60,10 @@ impl Guest {
             Isolation::Full(_) => Mounting::Real,
             Isolation::PlainChildren => Mounting::DirectoryOnly,
         };
+        let (oom_sender, oom_kills) = mpsc::channel(oom::QUEUE);
         Self {
+            oom_sender,
+            oom_kills: AsyncMutex::new(oom_kills),
             isolation: Arc::new(config.isolation),
             bundles: config.bundles,
             pipe_size: config.pipe_size,
@@ -115,8 +126,11 @@ impl Guest {
         if !is_valid(&id) {
             return Err(Error::invalid(format!("container_id {id:?} must be two or more of [a-zA-Z0-9_.-]")));
         }
-        let spec = request.OCI.as_ref().ok_or_else(|| Error::invalid("OCI: is missing"))?;
-        let spec = protocols::oci::spec_from_wire(spec)?;
+        let spec = match (request.spec_json.is_empty(), request.OCI.as_ref()) {
+            (false, _) => protocols::oci::spec_from_json(&request.spec_json)?.0,
+            (true, Some(spec)) => protocols::oci::spec_from_wire(spec)?,
+            (true, None) => return Err(Error::invalid("OCI: is missing")),
+        };
         self.reserve(&id)?;
         let made = self.make_container(&request, spec).await;
         let mut containers = lock(&self.containers);
@@ -161,6 +175,23 @@ impl Guest {
             Err(_) => self.storages.release(&storages),
         }
         made
+    }
+
+    /// Runs the container's init.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        container.watch_memory(self.oom_sender.clone());
+        container.start().await
+    }
+
+    /// Waits until a process of some container is killed for want of memory. Each is told once, to one who asks.
+    pub async fn oom_kill(&self) -> Result<OomKill> {
+        let mut finished = self.finished();
+        let kill = async { self.oom_kills.lock().await.recv().await };
+        tokio::select! {
+            kill = kill => kill.ok_or_else(|| Error::internal("nobody watches the memory")),
+            _ = finished.wait_for(|finished| *finished) => Err(Error::internal("the sandbox has ended")),
+        }
     }
 
     /// INVALID_ARGUMENT if there is no such container.

@@ -8,26 +8,30 @@ mod clock_and_entropy;
 pub mod container;
 mod cpus;
 pub mod error;
+mod file_watch;
 mod guest;
 mod modules;
 mod namespaces;
 pub mod options;
+pub mod ports;
 mod process;
 pub mod reaper;
 mod rpc;
 mod safe_path;
 mod stdio;
 mod storage;
+pub mod streams;
 pub mod template;
 
-use std::{io, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use ttrpc::r#async::{Server, transport::Listener};
+use ttrpc::r#async::{Server, Service, transport::Listener};
 
 pub use container::Isolation;
 pub use guest::{Guest, GuestConfig};
+pub use rpc::services;
 
 /// Serves the agent's calls on whatever `connections` brings, until the sandbox is destroyed.
 pub async fn serve<S>(
@@ -37,9 +41,21 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Sync + 'static,
 {
+    let services = services(guest.clone());
+    serve_services(connections, &guest, services).await
+}
+
+/// The same with `services` in place of the guest's own: a test may have put something around them.
+pub async fn serve_services<S>(
+    connections: impl Stream<Item = io::Result<S>> + Send + 'static,
+    guest: &Guest,
+    services: HashMap<String, Service>,
+) -> ttrpc::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + 'static,
+{
     let mut finished = guest.finished();
-    let mut server =
-        Server::new().add_listener(Listener::new(connections)).register_service(rpc::services(guest));
+    let mut server = Server::new().add_listener(Listener::new(connections)).register_service(services);
     server.start().await?;
     // An error means that the guest is gone, which is an end as well.
     let _ = finished.wait_for(|finished| *finished).await;

@@ -13,6 +13,7 @@ use agent::{
     container::{launch::Launcher, launcher},
     error::{Context, Error, Result},
     options::Options,
+    ports,
     reaper::Reaper,
     serve, template,
 };
@@ -97,10 +98,12 @@ fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<
         let isolation = Isolation::Full(Launcher::new(launcher, reaper)?);
         let config = GuestConfig { isolation, bundles: BUNDLE_DIR.into(), pipe_size: options.pipe_size };
         let (parking, mut parked) = watch::channel(None);
-        let connections = source.listen(parking)?;
+        let guest = Arc::new(Guest::new(config));
+        let connections = source.listen(ports::beside(options.echo_port), parking)?;
+        let connections = ports::serve_beside(connections, guest.clone(), options.echo_port);
         tracing::debug!("ready");
         tokio::select! {
-            served = serve(connections, Arc::new(Guest::new(config))) => {
+            served = serve(connections, guest) => {
                 served.map_err(|error| Error::internal(error.to_string()))?;
                 Ok(Over::Destroyed)
             }

@@ -42,11 +42,25 @@ impl SharedNamespaces {
 
     /// Gives the sandbox another host name. Blocks.
     pub fn rename(&self, hostname: &str) -> Result<()> {
-        let (uts, hostname) = (self.uts.clone(), hostname.to_owned());
+        let hostname = hostname.to_owned();
+        self.in_uts(move || sethostname(&hostname).context(format!("set the host name {hostname:?}")))
+    }
+
+    /// Gives the sandbox another NIS domain name. Blocks.
+    pub fn set_domain_name(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        // The file is that of the namespace of whoever opens it.
+        self.in_uts(move || {
+            fs::write("/proc/sys/kernel/domainname", &name).context(format!("set the domain name {name:?}"))
+        })
+    }
+
+    fn in_uts(&self, change: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let uts = self.uts.clone();
         std::thread::spawn(move || {
             let namespace = fs::File::open(&uts).context(uts.display())?;
             setns(namespace, CloneFlags::CLONE_NEWUTS).context("enter the uts namespace")?;
-            sethostname(&hostname).context(format!("set the host name {hostname:?}"))
+            change()
         })
         .join()
         .map_err(|_| Error::internal("the thread that renames the sandbox panicked"))?

@@ -23,6 +23,8 @@ pub struct Options {
     pub log_level: Level,
     /// Bytes of the pipes of standard streams; 0 leaves the kernel's default.
     pub pipe_size: u32,
+    /// Where raw streams are served, for tests and the bench of the channel.
+    pub echo_port: Option<u32>,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             address: ServerAddress::Vsock { port: guest::AGENT_PORT },
             log_level: Level::INFO,
             pipe_size: 0,
+            echo_port: None,
         }
     }
 }
@@ -47,6 +50,7 @@ impl Options {
                 guest::PARAM_SERVER_ADDR => set(&mut options.address, parse_address(value)),
                 guest::PARAM_LOG_LEVEL => set(&mut options.log_level, parse_level(value)),
                 guest::PARAM_PIPE_SIZE => set(&mut options.pipe_size, value.parse().ok()),
+                guest::PARAM_ECHO_PORT => set(&mut options.echo_port, parse_echo_port(value).map(Some)),
                 _ => {
                     faults.push(format!("{word}: not served by this agent"));
                     continue;
@@ -83,6 +87,11 @@ pub(crate) fn parse_address(text: &str) -> Option<ServerAddress> {
     }
 }
 
+/// Any port but the agent's own.
+fn parse_echo_port(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|port| *port != guest::AGENT_PORT)
+}
+
 fn parse_level(text: &str) -> Option<Level> {
     Some(match text {
         "trace" => Level::TRACE,
@@ -101,11 +110,14 @@ mod tests {
     #[test]
     fn words_of_the_agent_are_read_and_others_left_alone() {
         let (options, faults) = Options::parse(
-            "console=hvc0 quiet agent.log=debug agent.server_addr=serial://agent.channel.0 agent.container_pipe_size=65536\n",
+            "console=hvc0 quiet agent.log=debug agent.server_addr=serial://agent.channel.0 agent.container_pipe_size=65536 agent.echo_port=1030\n",
         );
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(options.address, ServerAddress::Serial { name: "agent.channel.0".into() });
-        assert_eq!((options.log_level, options.pipe_size), (Level::DEBUG, 65536));
+        assert_eq!(
+            (options.log_level, options.pipe_size, options.echo_port),
+            (Level::DEBUG, 65536, Some(1030))
+        );
         assert_eq!(Options::parse("root=/dev/vda1").0, Options::default());
     }
 
@@ -118,6 +130,8 @@ mod tests {
             "agent.server_addr=vsock://-1:x",
             "agent.server_addr=serial://",
             "agent.container_pipe_size=-1",
+            "agent.echo_port=1024",
+            "agent.echo_port=",
             "agent.unheard_of=1",
         ] {
             let (options, faults) = Options::parse(word);

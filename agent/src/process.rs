@@ -101,6 +101,14 @@ impl Process {
 
     /// Reads some output; none is the end.
     pub async fn read(&self, output: Output, limit: usize) -> Result<Vec<u8>> {
+        let mut data = vec![0; limit.min(READ_LIMIT)];
+        let length = self.read_into(output, &mut data).await?;
+        data.truncate(length);
+        Ok(data)
+    }
+
+    /// Reads some output; none is the end. Cancel-safe.
+    pub async fn read_into(&self, output: Output, buffer: &mut [u8]) -> Result<usize> {
         let (reader, at_end) = match output {
             Output::Stdout => (&self.stdout, &self.fetched.stdout),
             Output::Stderr => (&self.stderr, &self.fetched.stderr),
@@ -112,15 +120,15 @@ impl Process {
                 sleep(DRAIN).await;
             }
         };
-        let data = tokio::select! {
+        let length = tokio::select! {
             biased;
-            data = reader.read(limit.min(READ_LIMIT)) => data,
-            () = ended => Ok(Vec::new()),
+            length = reader.read(buffer) => length,
+            () = ended => Ok(0),
         };
-        if data.as_ref().is_ok_and(Vec::is_empty) && limit > 0 || data.is_err() {
+        if matches!(length, Ok(0) | Err(_)) && !buffer.is_empty() {
             at_end.store(true, Ordering::Relaxed);
         }
-        data.context("read the process's output")
+        length.context("read the process's output")
     }
 
     /// Writes all of `data`, as fast as the process reads.

@@ -9,6 +9,9 @@ use protobuf::well_known_types::empty::Empty;
 use protocols::{
     agent as wire,
     agent_ttrpc::{AgentService, create_agent_service},
+    extras,
+    extras_ttrpc::{Extras, create_extras},
+    guest::FEATURE_EXTRAS,
     health,
     health_ttrpc::{Health, create_health},
 };
@@ -31,7 +34,7 @@ const AGENT_SERVICE: &str = "grpc.AgentService";
 const GRPC_VERSION: &str = "0.0.1";
 
 /// Calls that the protocol has and this agent does not serve.
-const UNSERVED: [&str; 24] = [
+const UNSERVED: [&str; 19] = [
     "AddARPNeighbors",
     "AddSwap",
     "AddSwapPath",
@@ -39,21 +42,16 @@ const UNSERVED: [&str; 24] = [
     "GetDiagnosticData",
     "GetIPTables",
     "GetMetrics",
-    "GetOOMEvent",
     "GetVolumeStats",
     "ListInterfaces",
     "ListRoutes",
     "MemAgentCompactSet",
     "MemAgentMemcgSet",
     "MemHotplugByProbe",
-    "PauseContainer",
     "RemoveStaleVirtiofsShareMounts",
     "ResizeVolume",
-    "ResumeContainer",
     "SetIPTables",
     "SetPolicy",
-    "StatsContainer",
-    "UpdateContainer",
     "UpdateInterface",
     "UpdateRoutes",
 ];
@@ -62,7 +60,8 @@ const UNSERVED: [&str; 24] = [
 pub fn services(guest: Arc<Guest>) -> HashMap<String, Service> {
     let rpc = Arc::new(Rpc { guest });
     let mut services = create_agent_service(rpc.clone());
-    services.extend(create_health(rpc));
+    services.extend(create_health(rpc.clone()));
+    services.extend(create_extras(rpc));
     if let Some(service) = services.get_mut(AGENT_SERVICE) {
         for name in UNSERVED {
             service.methods.insert(name.into(), Box::new(Unserved(name)));
@@ -189,7 +188,7 @@ impl AgentService for Rpc {
         _: &TtrpcContext,
         request: wire::StartContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        self.guest.container(&request.container_id)?.start().await?;
+        self.guest.start_container(&request.container_id).await?;
         Ok(Empty::new())
     }
 
@@ -207,8 +206,11 @@ impl AgentService for Rpc {
         _: &TtrpcContext,
         request: wire::ExecProcessRequest,
     ) -> ttrpc::Result<Empty> {
-        let process = request.process.as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
-        let process = protocols::oci::process_from_wire(process).map_err(Error::from)?;
+        let process = match (request.process_json.is_empty(), request.process.as_ref()) {
+            (false, _) => protocols::oci::process_from_json(&request.process_json).map_err(Error::from)?.0,
+            (true, Some(process)) => protocols::oci::process_from_wire(process).map_err(Error::from)?,
+            (true, None) => return Err(Error::invalid("process: is missing").into()),
+        };
         self.guest.container(&request.container_id)?.exec(&request.exec_id, process).await?;
         Ok(Empty::new())
     }
@@ -219,11 +221,10 @@ impl AgentService for Rpc {
         request: wire::SignalProcessRequest,
     ) -> ttrpc::Result<Empty> {
         let container = self.guest.container(&request.container_id)?;
-        if request.exec_id.is_empty() && request.signal == Signal::SIGKILL as u32 {
-            container.kill_all()?;
+        let signal = i32::try_from(request.signal).map_err(|_| Error::invalid("signal is out of range"))?;
+        if request.all || request.exec_id.is_empty() && signal == Signal::SIGKILL as i32 {
+            container.signal_all(signal)?;
         } else {
-            let signal =
-                i32::try_from(request.signal).map_err(|_| Error::invalid("signal is out of range"))?;
             container.signal(&request.exec_id, signal)?;
         }
         Ok(Empty::new())
@@ -239,7 +240,7 @@ impl AgentService for Rpc {
         let status = process.wait().await?;
         process.exit_fetched();
         container.forget_if_done(&request.exec_id);
-        Ok(wire::WaitProcessResponse { status, ..Default::default() })
+        Ok(wire::WaitProcessResponse { status, oom_kills: container.oom_kills(), ..Default::default() })
     }
 
     async fn write_stdin(
@@ -287,6 +288,57 @@ impl AgentService for Rpc {
         Ok(Empty::new())
     }
 
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::PauseContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.container(&request.container_id)?.pause().await?;
+        Ok(Empty::new())
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ResumeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.guest.container(&request.container_id)?.resume().await?;
+        Ok(Empty::new())
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.guest.container(&request.container_id)?;
+        let resources = match (request.resources_json.is_empty(), request.resources.as_ref()) {
+            (false, _) => serde_json::from_slice(&request.resources_json)
+                .map_err(|error| Error::invalid(format!("resources: {error}")))?,
+            (true, Some(resources)) => protocols::oci::resources_from_wire(resources).map_err(Error::from)?,
+            (true, None) => return Ok(Empty::new()),
+        };
+        container.update(&resources)?;
+        Ok(Empty::new())
+    }
+
+    async fn stats_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::StatsContainerRequest,
+    ) -> ttrpc::Result<wire::StatsContainerResponse> {
+        Ok(self.guest.container(&request.container_id)?.stats()?)
+    }
+
+    async fn get_oom_event(
+        &self,
+        _: &TtrpcContext,
+        _: wire::GetOOMEventRequest,
+    ) -> ttrpc::Result<wire::OOMEvent> {
+        let kill = self.guest.oom_kill().await?;
+        Ok(wire::OOMEvent { container_id: kill.container, oom_kills: kill.kills, ..Default::default() })
+    }
+
     async fn update_ephemeral_mounts(
         &self,
         _: &TtrpcContext,
@@ -311,7 +363,11 @@ impl AgentService for Rpc {
             init_daemon: std::process::id() == 1,
             storage_handlers: DRIVERS.map(str::to_owned).to_vec(),
             supports_seccomp: cfg!(feature = "seccomp"),
-            extra_features: if cfg!(feature = "seccomp") { vec!["seccomp".into()] } else { Vec::new() },
+            extra_features: [FEATURE_EXTRAS]
+                .into_iter()
+                .chain(cfg!(feature = "seccomp").then_some("seccomp"))
+                .map(str::to_owned)
+                .collect(),
             ..Default::default()
         })
         .into();
@@ -343,5 +399,17 @@ impl AgentService for Rpc {
     ) -> ttrpc::Result<Empty> {
         clock_and_entropy::reseed(&request.data)?;
         Ok(Empty::new())
+    }
+}
+
+#[async_trait]
+impl Extras for Rpc {
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: extras::ListProcessesRequest,
+    ) -> ttrpc::Result<extras::ListProcessesResponse> {
+        let processes = self.guest.container(&request.container_id)?.processes()?;
+        Ok(extras::ListProcessesResponse { processes, ..Default::default() })
     }
 }

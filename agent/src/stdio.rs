@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::Arc,
 };
 
@@ -17,6 +17,15 @@ use tokio::{
 };
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
+nix::ioctl_write_int_bad!(get_peer, libc::TIOCGPTPEER);
+
+/// The other side of a pty, wherever its name may be.
+pub fn open_peer(master: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes flags and returns a descriptor; both stay what they are.
+    let peer = unsafe { get_peer(master.as_raw_fd(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) }?;
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
+}
 
 /// The agent's ends.
 #[derive(Debug)]
@@ -126,14 +135,11 @@ pub enum Reader {
 
 impl Reader {
     /// Reads some bytes, none at the end. Cancel-safe.
-    pub async fn read(&mut self, limit: usize) -> io::Result<Vec<u8>> {
-        let mut buffer = vec![0; limit];
-        let length = match self {
-            Self::Pipe(pipe) => pipe.read(&mut buffer).await?,
-            Self::Terminal(terminal) => terminal.read(&mut buffer).await?,
-        };
-        buffer.truncate(length);
-        Ok(buffer)
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Pipe(pipe) => pipe.read(buffer).await,
+            Self::Terminal(terminal) => terminal.read(buffer).await,
+        }
     }
 }
 

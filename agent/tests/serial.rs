@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The guest: everything that arrives on a connection is sent back.
 fn echoing_guest(line: DuplexStream) {
-    let mut connections = Box::pin(serial::connections(line, tokio::sync::watch::channel(None).0));
+    let mut connections = Box::pin(serial::connections(line, [].into(), tokio::sync::watch::channel(None).0));
     tokio::spawn(async move {
-        while let Some(stream) = connections.next().await {
+        while let Some((_, stream)) = connections.next().await {
             tokio::spawn(async move {
                 let (mut reader, mut writer) = tokio::io::split(stream);
                 let _ = tokio::io::copy(&mut reader, &mut writer).await; // Ends with the conversation.
@@ -166,6 +166,19 @@ async fn a_host_that_begins_anew_is_heard() {
     host.write_all(&[0xee; 24]).await.unwrap();
     host.write_all(b"\n").await.unwrap();
     greet(&mut host, "0000000000000002").await;
+    let host = converse(host);
+    host.served().await;
+    host.driver.abort();
+}
+
+#[tokio::test]
+async fn a_host_that_begins_anew_unnoticed_is_heard() {
+    let (mut host, guest) = tokio::io::duplex(1 << 16);
+    echoing_guest(guest);
+    // The second hello is what ends the first conversation.
+    for nonce in ["0000000000000001", "0000000000000002", "0000000000000003"] {
+        timeout(PATIENCE, greet(&mut host, nonce)).await.expect("an answer");
+    }
     let host = converse(host);
     host.served().await;
     host.driver.abort();

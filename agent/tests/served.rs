@@ -5,8 +5,8 @@ use std::{io, sync::Arc, time::Duration};
 use agent::{Guest, GuestConfig, Isolation};
 use futures::stream;
 use protocols::{
-    agent as wire, agent_ttrpc::AgentServiceClient, health::CheckRequest, health_ttrpc::HealthClient,
-    wire_oci,
+    agent as wire, agent_ttrpc::AgentServiceClient, extras::ListProcessesRequest, extras_ttrpc::ExtrasClient,
+    guest::FEATURE_EXTRAS, health::CheckRequest, health_ttrpc::HealthClient, wire_oci,
 };
 use tokio::net::UnixStream;
 use ttrpc::{
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Served {
     agent: AgentServiceClient,
+    extras: ExtrasClient,
     health: HealthClient,
     _dir: tempfile::TempDir,
 }
@@ -34,7 +35,12 @@ fn served() -> Served {
     let connections = futures::StreamExt::chain(connections, stream::pending());
     tokio::spawn(agent::serve(connections, Arc::new(Guest::new(config))));
     let client = Client::new(Socket::new(host));
-    Served { agent: AgentServiceClient::new(client.clone()), health: HealthClient::new(client), _dir: dir }
+    Served {
+        agent: AgentServiceClient::new(client.clone()),
+        extras: ExtrasClient::new(client.clone()),
+        health: HealthClient::new(client),
+        _dir: dir,
+    }
 }
 
 fn within() -> Context {
@@ -140,10 +146,9 @@ async fn health_is_answered_before_there_is_a_sandbox_and_containers_are_not_mad
 #[tokio::test]
 async fn what_is_not_served_is_refused_by_name() {
     let served = served();
-    let (unserved, text) =
-        code(served.agent.pause_container(within(), &wire::PauseContainerRequest::new()).await);
+    let (unserved, text) = code(served.agent.set_policy(within(), &wire::SetPolicyRequest::new()).await);
     assert_eq!(unserved, Code::UNIMPLEMENTED);
-    assert!(text.contains("PauseContainer"), "{text}");
+    assert!(text.contains("SetPolicy"), "{text}");
     let (unserved, text) = code(served.agent.get_metrics(within(), &wire::GetMetricsRequest::new()).await);
     assert_eq!(unserved, Code::UNIMPLEMENTED);
     assert!(text.contains("GetMetrics"), "{text}");
@@ -176,10 +181,13 @@ async fn execs_run_beside_the_init_under_names_of_their_own() {
         process: Some(process(script)).into(),
         ..Default::default()
     };
-    served.agent.exec_process(within(), &exec("e1", "echo from exec; exit 6")).await.unwrap();
+    served.agent.exec_process(within(), &exec("e1", "cat; echo from exec; exit 6")).await.unwrap();
     let (twice, text) = code(served.agent.exec_process(within(), &exec("e1", "true")).await);
     assert_eq!(twice, Code::INTERNAL);
     assert!(text.contains("already exists"), "{text}");
+    let close =
+        wire::CloseStdinRequest { container_id: "c1".into(), exec_id: "e1".into(), ..Default::default() };
+    served.agent.close_stdin(within(), &close).await.unwrap();
     // Waited for first: what nobody has read yet is still there.
     assert_eq!(served.wait("c1", "e1").await.unwrap(), 6);
     assert_eq!(served.read_all("c1", "e1", false).await, b"from exec\n");
@@ -297,4 +305,76 @@ async fn a_slow_reader_slows_the_process_and_loses_nothing() {
     served.health.check(within(), &CheckRequest::new()).await.unwrap();
     assert_eq!(served.read_all("c1", "", false).await.len(), 3_000_000);
     assert_eq!(served.wait("c1", "").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_container_stands_still_between_pause_and_resume() {
+    let served = served().sandbox().await;
+    served.run("c1", "while read -r line; do echo \"$line\"; done").await;
+    let pause = wire::PauseContainerRequest { container_id: "c1".into(), ..Default::default() };
+    let resume = wire::ResumeContainerRequest { container_id: "c1".into(), ..Default::default() };
+    assert_eq!(code(served.agent.resume_container(within(), &resume).await).0, Code::INTERNAL);
+    served.agent.pause_container(within(), &pause).await.unwrap();
+    assert_eq!(code(served.agent.pause_container(within(), &pause).await).0, Code::INTERNAL);
+    served.write("c1", b"one\n").await.unwrap();
+    let read = wire::ReadStreamRequest { container_id: "c1".into(), len: 100, ..Default::default() };
+    let reading = served.agent.read_stdout(within(), &read);
+    tokio::pin!(reading);
+    let silence = tokio::time::timeout(Duration::from_millis(300), &mut reading).await;
+    assert!(silence.is_err(), "it stands still, and yet: {silence:?}");
+    let exec = wire::ExecProcessRequest {
+        container_id: "c1".into(),
+        exec_id: "e1".into(),
+        process: Some(process("true")).into(),
+        ..Default::default()
+    };
+    assert_eq!(code(served.agent.exec_process(within(), &exec).await).0, Code::INTERNAL);
+    served.agent.resume_container(within(), &resume).await.unwrap();
+    assert_eq!(reading.await.unwrap().data, b"one\n");
+    // Killed while it stands still, it ends.
+    served.agent.pause_container(within(), &pause).await.unwrap();
+    served.signal("c1", "", 9).await.unwrap();
+    assert_eq!(served.wait("c1", "").await.unwrap(), 137);
+    let unknown = wire::PauseContainerRequest { container_id: "c9".into(), ..Default::default() };
+    assert_eq!(code(served.agent.pause_container(within(), &unknown).await).0, Code::INVALID_ARGUMENT);
+}
+
+#[tokio::test]
+async fn processes_are_listed_counted_and_signalled_together() {
+    let served = served().sandbox().await;
+    let details = served.agent.get_guest_details(within(), &wire::GuestDetailsRequest::new()).await.unwrap();
+    assert!(details.agent_details.extra_features.contains(&FEATURE_EXTRAS.to_owned()));
+    served.run("c1", "exec sleep 1000").await;
+    let exec = wire::ExecProcessRequest {
+        container_id: "c1".into(),
+        exec_id: "e1".into(),
+        process: Some(process("exec sleep 1000")).into(),
+        ..Default::default()
+    };
+    served.agent.exec_process(within(), &exec).await.unwrap();
+    let list = ListProcessesRequest { container_id: "c1".into(), ..Default::default() };
+    let listed = served.extras.list_processes(within(), &list).await.unwrap().processes;
+    let mut names: Vec<_> = listed.iter().map(|process| process.exec_id.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["c1", "e1"]);
+    let stats = wire::StatsContainerRequest { container_id: "c1".into(), ..Default::default() };
+    let stats = served.agent.stats_container(within(), &stats).await.unwrap();
+    assert_eq!(stats.cgroup_stats.pids_stats.current, 2);
+    assert!(stats.cgroup_stats.memory_stats.usage.usage > 0);
+    let term =
+        wire::SignalProcessRequest { container_id: "c1".into(), signal: 15, all: true, ..Default::default() };
+    served.agent.signal_process(within(), &term).await.unwrap();
+    assert_eq!(served.wait("c1", "").await.unwrap(), 143);
+    assert_eq!(served.wait("c1", "e1").await.unwrap(), 143);
+}
+
+#[tokio::test]
+async fn waiting_for_news_of_the_memory_ends_with_the_sandbox() {
+    let served = served().sandbox().await;
+    let request = wire::GetOOMEventRequest::new();
+    let news = served.agent.get_oom_event(context::with_duration(PATIENCE), &request);
+    tokio::pin!(news);
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut news).await.is_err(), "there is none");
+    served.agent.destroy_sandbox(within(), &wire::DestroySandboxRequest::new()).await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, news).await.expect("in time").is_err());
 }

@@ -9,10 +9,10 @@ use runtime::{
     child::{Child, Launch},
     error::{Context, Error, Result},
     ledger::Ledger,
-    vm::{AgentAddr, Channel, Origin, VmSpec},
+    vm::{AgentAddr, Channel, Origin, VmSpec, vhost_vsock},
 };
 
-use crate::{args::AgentWire, unix_socket, vhost_user_vsock, vhost_vsock};
+use crate::{args::AgentWire, unix_socket, vhost_user_vsock};
 
 /// A channel made ready: QEMU gets the wires, the engine the addresses.
 #[derive(Debug)]

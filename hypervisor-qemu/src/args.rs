@@ -143,11 +143,12 @@ fn machine(config: &HypervisorConfig, accelerator: Accelerator) -> String {
 }
 
 fn cpu(config: &HypervisorConfig, accelerator: Accelerator) -> String {
-    let model = match accelerator {
-        Accelerator::Kvm => "host",
-        Accelerator::Tcg => "max",
+    let (model, features) = match accelerator {
+        Accelerator::Kvm => ("host", ""),
+        Accelerator::Tcg => ("max", arch::CPU_FEATURES_TCG),
     };
     let mut cpu = model.to_owned();
+    append(&mut cpu, features);
     append(&mut cpu, &config.cpu_features);
     cpu
 }

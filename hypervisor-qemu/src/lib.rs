@@ -21,7 +21,6 @@ pub mod qmp;
 mod save;
 mod unix_socket;
 mod vhost_user_vsock;
-mod vhost_vsock;
 mod vm;
 mod watcher;
 

@@ -65,22 +65,7 @@ impl Containerd {
             ),
         )
         .expect("write the configuration");
-        let log = fs::File::create(dir.path().join("log")).expect("make the log");
-        let program = programs.as_deref().map_or("containerd".into(), |dir| dir.join("containerd"));
-        let search = format!(
-            "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            env.programs().display(),
-            programs.as_deref().unwrap_or(Path::new("/usr/bin")).display()
-        );
-        let process = Command::new(program)
-            .arg("--config")
-            .arg(&config)
-            .env("PATH", search)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("start containerd");
+        let process = launch(dir.path(), programs.as_deref(), env);
         let namespace = format!("kt{}", process.id());
         let containerd = Self { dir, process, programs, namespace, env: env.clone() };
         containerd.wait_for("containerd to answer", || containerd.ctr(["version"]).code == 0);
@@ -88,6 +73,22 @@ impl Containerd {
         let imported = containerd.ctr(["images", "import", &image.display().to_string()]);
         assert_eq!(imported.code, 0, "import the image: {}", imported.stderr);
         containerd
+    }
+
+    /// Ends it as a restart does; containers and their shims stay.
+    pub fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("containerd runs");
+        self.process.wait().expect("wait for containerd");
+    }
+
+    /// Starts it again after [`Self::stop`], with `more` in its configuration.
+    pub fn start_again(&mut self, more: &str) {
+        let config = self.dir.path().join("config.toml");
+        let text = fs::read_to_string(&config).expect("read the configuration");
+        fs::write(&config, text + more).expect("write the configuration");
+        self.process = launch(self.dir.path(), self.programs.as_deref(), &self.env);
+        self.wait_for("containerd to answer again", || self.ctr(["version"]).code == 0);
     }
 
     /// Waits for a fact that only asking tells.
@@ -109,6 +110,16 @@ impl Containerd {
         let log = self.log_of_all();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// The namespace that `ctr` works in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Where its services are.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("c.sock")
     }
 
     /// A scratch folder that goes with it.
@@ -214,6 +225,26 @@ impl Containerd {
         }
         assert_eq!(self.remains(id), Vec::<String>::new(), "left of {id}\n{}", self.log());
     }
+}
+
+/// Runs containerd with the configuration in `dir`.
+fn launch(dir: &Path, programs: Option<&Path>, env: &Environment) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("open the log");
+    let program = programs.map_or("containerd".into(), |dir| dir.join("containerd"));
+    let search = format!(
+        "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        env.programs().display(),
+        programs.unwrap_or(Path::new("/usr/bin")).display()
+    );
+    Command::new(program)
+        .arg("--config")
+        .arg(dir.join("config.toml"))
+        .env("PATH", search)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("start containerd")
 }
 
 impl Drop for Containerd {

@@ -2,15 +2,17 @@
 //! engine runs for real, and the VM can be told to refuse, to stay silent, or to die.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
 };
 
 use agent::{Guest, GuestConfig, Isolation};
 use async_trait::async_trait;
 use futures::stream;
+use protocols::guest::STREAM_PORT;
 use runtime::{
     error::{Context, Error, Result},
     ledger::Ledger,
@@ -21,6 +23,10 @@ use tokio::{
     sync::watch,
     task::{AbortHandle, spawn},
 };
+use ttrpc::{
+    r#async::{MethodHandler, TtrpcContext},
+    proto::{Request, Response},
+};
 
 /// What the VM does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +36,35 @@ pub enum Behaviour {
     Refuses,
     /// Connections are taken, and nothing is ever answered.
     StaysSilent,
+    /// As an agent that serves no streams on connections of their own.
+    BootsWithoutStreams,
     /// The VM ends while it boots.
     DiesAtBoot,
 }
 
+/// Names of the agent's calls that are not answered.
+type Stalled = watch::Sender<HashSet<&'static str>>;
+
 /// Boots fake VMs and remembers them.
 pub struct FakeHypervisor {
     behaviour: Behaviour,
+    stalled: Stalled,
     vms: Mutex<Vec<Arc<FakeVm>>>,
 }
 
 impl FakeHypervisor {
     pub fn new(behaviour: Behaviour) -> Arc<Self> {
-        Arc::new(Self { behaviour, vms: Mutex::default() })
+        Arc::new(Self { behaviour, stalled: Stalled::default(), vms: Mutex::default() })
+    }
+
+    /// From now on the agents do not answer `call`.
+    pub fn stall(&self, call: &'static str) {
+        self.stalled.send_if_modified(|stalled| stalled.insert(call));
+    }
+
+    /// All calls are answered, those that came meanwhile too.
+    pub fn go_on(&self) {
+        self.stalled.send_modify(HashSet::clear);
     }
 
     /// The VM that was booted last.
@@ -65,7 +87,13 @@ impl Hypervisor for FakeHypervisor {
             pipe_size: 0,
         };
         let guest = Arc::new(Guest::new(config));
-        let server = spawn(serve(listener, guest.clone(), self.behaviour)).abort_handle();
+        if self.behaviour != Behaviour::BootsWithoutStreams {
+            let path = PathBuf::from(format!("{}.{STREAM_PORT}", socket.display()));
+            let listener = UnixListener::bind(path).context("bind the socket of streams")?;
+            spawn(serve_streams(listener, Arc::downgrade(&guest)));
+        }
+        let server =
+            spawn(serve(listener, guest.clone(), self.behaviour, self.stalled.subscribe())).abort_handle();
         let vm = Arc::new(FakeVm { socket, guest, server, exited: watch::Sender::new(None) });
         if self.behaviour == Behaviour::DiesAtBoot {
             vm.die("the guest's kernel panicked");
@@ -79,7 +107,12 @@ impl Hypervisor for FakeHypervisor {
     }
 }
 
-async fn serve(listener: UnixListener, guest: Arc<Guest>, behaviour: Behaviour) {
+async fn serve(
+    listener: UnixListener,
+    guest: Arc<Guest>,
+    behaviour: Behaviour,
+    stalled: watch::Receiver<HashSet<&'static str>>,
+) {
     if behaviour == Behaviour::StaysSilent {
         let mut kept = Vec::new();
         while let Ok(connection) = listener.accept().await {
@@ -91,8 +124,43 @@ async fn serve(listener: UnixListener, guest: Arc<Guest>, behaviour: Behaviour) 
         let accepted: io::Result<_> = listener.accept().await.map(|(stream, _)| stream);
         Some((accepted, listener))
     });
-    if let Err(error) = agent::serve(connections, guest).await {
+    let mut services = agent::services(guest.clone());
+    for service in services.values_mut() {
+        let methods = std::mem::take(&mut service.methods);
+        let stalling =
+            |(name, inner)| (String::clone(&name), Stalling { name, inner, stalled: stalled.clone() });
+        let boxed = |(name, stalling)| -> (String, Box<dyn MethodHandler + Send + Sync>) {
+            (name, Box::new(stalling))
+        };
+        service.methods = methods.into_iter().map(stalling).map(boxed).collect();
+    }
+    if let Err(error) = agent::serve_services(connections, &guest, services).await {
         tracing::warn!(%error, "the fake guest's agent ended");
+    }
+}
+
+/// Ends with the guest.
+async fn serve_streams(listener: UnixListener, guest: Weak<Guest>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let Some(guest) = guest.upgrade() else { return };
+        spawn(async move { agent::streams::serve(&guest, stream).await });
+    }
+}
+
+/// A call that may have to wait before it is carried out.
+struct Stalling {
+    name: String,
+    inner: Box<dyn MethodHandler + Send + Sync>,
+    stalled: watch::Receiver<HashSet<&'static str>>,
+}
+
+#[async_trait]
+impl MethodHandler for Stalling {
+    async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+        let mut stalled = self.stalled.clone();
+        // An error means that the hypervisor is gone, and its test with it.
+        let _ = stalled.wait_for(|stalled| !stalled.contains(self.name.as_str())).await;
+        self.inner.handler(context, request).await
     }
 }
 

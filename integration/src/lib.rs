@@ -1,8 +1,12 @@
 //! Fakes, and what the tests that cross crates stand on.
 
+pub mod channel;
+pub mod compare;
 pub mod containerd;
 pub mod conversation;
+pub mod engine;
 pub mod environment;
+pub mod event_recorder;
 pub mod factory;
 pub mod fake_vm;
 pub mod terminal;

@@ -83,7 +83,7 @@ impl Workshop {
             mkfifo(&path, Mode::S_IRWXU).expect("make a named pipe");
             path.display().to_string()
         };
-        Stdio { stdin: pipe("in"), stdout: pipe("out"), stderr: pipe("err"), terminal: false }
+        Stdio { stdin: pipe("in"), stdout: pipe("out"), stderr: pipe("err"), ..Stdio::default() }
     }
 
     /// What is left of sandboxes: files and mounts below the roots.

@@ -75,6 +75,9 @@ fn name(event: &Event) -> String {
         Event::ExecAdded { exec, .. } => format!("added {exec}"),
         Event::ExecStarted { exec, .. } => format!("started {exec}"),
         Event::Exited { process, exit, .. } => format!("exited {process} {}", exit.code),
+        Event::OutOfMemory { container } => format!("out of memory {container}"),
+        Event::Paused { container } => format!("paused {container}"),
+        Event::Resumed { container } => format!("resumed {container}"),
         Event::Deleted { container, .. } => format!("deleted {container}"),
     }
 }
@@ -157,11 +160,6 @@ async fn execs_have_lives_of_their_own_and_end_before_their_container() {
     let exec = |id: &str| ExecId::new(id).unwrap();
     assert_eq!(kind(container.start_exec("e0").await), Some(ErrorKind::NotFound));
     container.exec(exec("e1"), shell("exit 3"), Stdio::default()).await.unwrap();
-    assert_eq!(
-        kind(container.start_exec("e1").await),
-        Some(ErrorKind::FailedPrecondition),
-        "before the container"
-    );
     container.start().await.unwrap();
     assert_eq!(
         kind(container.exec(exec("e1"), shell("true"), Stdio::default()).await),
@@ -175,7 +173,7 @@ async fn execs_have_lives_of_their_own_and_end_before_their_container() {
 
     container.exec(exec("e2"), shell("sleep 1000"), Stdio::default()).await.unwrap();
     container.start_exec("e2").await.unwrap();
-    assert_eq!(kind(container.delete_exec("e2").await), Some(ErrorKind::FailedPrecondition));
+    assert_eq!(kind(container.delete_exec("e2").await), Some(ErrorKind::WrongState));
     container.process(None).unwrap().kill(9).await.unwrap();
     assert_eq!(timeout(SOON, container.process(None).unwrap().wait()).await.unwrap().unwrap().code, 137);
     running.sandbox.delete_container("c1").await.unwrap();
@@ -209,8 +207,8 @@ async fn what_cannot_be_is_refused_by_kind() {
     assert_eq!(kind(sandbox.container("c9")), Some(ErrorKind::NotFound));
     assert_eq!(kind(sandbox.delete_container("c9").await), Some(ErrorKind::NotFound));
     container.start().await.unwrap();
-    assert_eq!(kind(container.start().await), Some(ErrorKind::FailedPrecondition));
-    assert_eq!(kind(sandbox.delete_container("c1").await), Some(ErrorKind::FailedPrecondition));
+    assert_eq!(kind(container.start().await), Some(ErrorKind::WrongState));
+    assert_eq!(kind(sandbox.delete_container("c1").await), Some(ErrorKind::WrongState));
     let init = container.process(None).unwrap();
     init.kill(15).await.unwrap();
     assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 143);
@@ -241,7 +239,7 @@ async fn a_container_can_be_killed_or_deleted_before_it_starts() {
     let init = container.process(None).unwrap();
     init.kill(9).await.unwrap();
     assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 137);
-    assert_eq!(kind(container.start().await), Some(ErrorKind::FailedPrecondition));
+    assert_eq!(kind(container.start().await), Some(ErrorKind::WrongState));
     sandbox.delete_container("c1").await.unwrap();
     sandbox.create_container(workshop.container("c2", "true", Stdio::default())).await.unwrap();
     sandbox.delete_container("c2").await.unwrap();

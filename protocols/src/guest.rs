@@ -2,12 +2,25 @@
 //!
 //! The guest never looks behind the paths it is given, so the layout below [`SHARE_DIR`] is the host's alone.
 
+/// Among an agent's `extra_features`: it has the service of `extras.proto`.
+pub const FEATURE_EXTRAS: &str = "extras";
+
 /// Port of the agent's ttrpc server, on every kind of channel.
 pub const AGENT_PORT: u32 = 1024;
 /// Port on which the agent offers its log as lines of JSON, when [`PARAM_LOG_PORT`] asks for it.
 pub const LOG_PORT: u32 = 1025;
 /// Port of the debug console, when asked for.
 pub const DEBUG_CONSOLE_PORT: u32 = 1026;
+
+/// Port of the standard streams of processes, each a connection of its own. A connection begins with a line
+/// `kata-stream-1 <stdin|stdout|stderr> <container> <exec>`; then come frames, from the host for `stdin` and from the guest
+/// else: four bytes of length, most significant first, and that many bytes. An empty frame is the end of the stream, after
+/// which the host closes the connection. Agents without it refuse the connection, and streams go by calls.
+pub const STREAM_PORT: u32 = 1028;
+/// First word of a connection to [`STREAM_PORT`].
+pub const STREAM_HELLO: &str = "kata-stream-1";
+/// The longest frame of a stream.
+pub const STREAM_FRAME: usize = 1 << 20;
 
 /// Mount tag of the directory that the host shares with the guest.
 pub const SHARE_TAG: &str = "kataShared";
@@ -55,6 +68,9 @@ pub const PARAM_DEBUG_CONSOLE: &str = "agent.debug_console";
 pub const PARAM_DEBUG_CONSOLE_PORT: &str = "agent.debug_console_vport";
 pub const PARAM_HOTPLUG_TIMEOUT: &str = "agent.hotplug_timeout";
 pub const PARAM_PIPE_SIZE: &str = "agent.container_pipe_size";
+/// `agent.echo_port=<port>`: the agent serves raw streams there, for tests and the bench of the channel; see the agent's
+/// `channel::echo`. Off unless given.
+pub const PARAM_ECHO_PORT: &str = "agent.echo_port";
 
 /// Annotation that tells the guest what a container is; see the `CONTAINER_TYPE_*` values.
 pub const ANNOTATION_CONTAINER_TYPE: &str = "io.katacontainers.pkg.oci.container_type";

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 use crate::{
     error::{Context, Error, Result},
@@ -56,8 +56,9 @@ impl Bundle {
         if text.len() as u64 > CONFIG_LIMIT {
             return Err(Error::invalid(format!("{}: larger than {CONFIG_LIMIT} bytes", path.display())));
         }
-        let spec: Spec = serde_json::from_slice(&text)
+        let (spec, unknown) = protocols::oci::spec_from_json(&text)
             .map_err(|error| Error::invalid(format!("{}: {error}", path.display())))?;
+        mention(&unknown);
         Self::of(dir.to_path_buf(), spec).with_context(|| path.display().to_string())
     }
 
@@ -108,6 +109,21 @@ impl Bundle {
     pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<Option<PathBuf>> {
         let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
         namespaces.iter().find(|namespace| namespace.typ() == kind).map(|namespace| namespace.path().clone())
+    }
+}
+
+/// Reads the OCI process that an engine adds to a container.
+pub fn read_process(text: &[u8]) -> Result<Process> {
+    let (process, unknown) =
+        protocols::oci::process_from_json(text).map_err(|error| Error::invalid(error.to_string()))?;
+    mention(&unknown);
+    Ok(process)
+}
+
+fn mention(unknown_capabilities: &[String]) {
+    if !unknown_capabilities.is_empty() {
+        // So does runc.
+        tracing::warn!(?unknown_capabilities, "ignored");
     }
 }
 

@@ -10,6 +10,8 @@ pub enum ErrorKind {
     NotFound,
     AlreadyExists,
     FailedPrecondition,
+    /// A container's state forbids it. Its words are runc's, and so is its code, which is "unknown".
+    WrongState,
     Unavailable,
     DeadlineExceeded,
     Unimplemented,
@@ -44,6 +46,10 @@ impl Error {
 
     pub fn precondition(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::FailedPrecondition, message)
+    }
+
+    pub fn wrong_state(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::WrongState, message)
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {

@@ -39,6 +39,16 @@ pub enum Event {
         pid: u32,
         exit: Exit,
     },
+    /// A process was killed for want of memory. Comes before the exit of that process.
+    OutOfMemory {
+        container: String,
+    },
+    Paused {
+        container: String,
+    },
+    Resumed {
+        container: String,
+    },
     Deleted {
         container: String,
         pid: u32,

@@ -12,6 +12,7 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod factory;
+mod hooks;
 pub mod ids;
 pub mod ledger;
 pub mod paths;

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    agent::{AgentClient, GuestProcess, SignalScope},
+    agent::{AgentClient, GuestExit, GuestProcess, SignalScope},
     error::{Error, ErrorKind, Result},
     stdio::{Copying, HostStreams, InputKeeper, Stdio},
 };
@@ -21,11 +21,15 @@ use crate::{
 const NEWS_OF_DEATH: Duration = Duration::from_secs(5);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
+/// In seconds.
+const YEAR_1_TO_1970: u64 = 62_135_596_800;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Created,
     Running,
+    /// On its way to [`Self::Paused`].
+    Pausing,
     Paused,
     Stopped,
 }
@@ -36,6 +40,14 @@ pub struct Exit {
     /// 0 to 255; 128 + n after signal n.
     pub code: u32,
     pub at: SystemTime,
+}
+
+impl Exit {
+    /// The end of a process that was deleted before it ran: 0, in Go's year 1, as runc's shim tells it.
+    pub fn never_ran() -> Self {
+        let at = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(YEAR_1_TO_1970));
+        Self { code: 0, at: at.unwrap_or(SystemTime::UNIX_EPOCH) }
+    }
 }
 
 /// Whether an end of the input pipe means an end of input.
@@ -127,9 +139,7 @@ impl Process {
     fn check_alive(&self) -> Result<()> {
         match self.status() {
             Status::Stopped => Err(Error::not_found("process already finished")),
-            Status::Created if self.spec.is_some() => {
-                Err(Error::precondition("the exec process is not started yet"))
-            }
+            Status::Created if self.spec.is_some() => Err(Error::precondition("process not created")),
             _ => Ok(()),
         }
     }
@@ -137,7 +147,10 @@ impl Process {
     /// Sizes its terminal; before the start, remembers the size for it.
     pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
         match self.status() {
-            Status::Stopped => Err(Error::not_found("process already finished")),
+            // runc lets the terminal of an init be resized for ever.
+            Status::Stopped if self.spec.is_none() => Ok(()),
+            Status::Stopped => Err(Error::wrong_state("cannot resize a stopped container")),
+            _ if !self.stdio.terminal => Ok(()),
             Status::Created if self.spec.is_some() => {
                 *lock(&self.size) = Some((width, height));
                 Ok(())
@@ -157,14 +170,19 @@ impl Process {
         self.agent.exec(&self.guest, spec).await
     }
 
+    /// Changes its status, if it is `from`.
+    pub(crate) fn change(&self, from: Status, to: Status) -> bool {
+        let mut status = lock(&self.status);
+        let is_so = *status == from;
+        if is_so {
+            *status = to;
+        }
+        is_so
+    }
+
     /// From now on it runs: applies a remembered size.
     pub(crate) async fn mark_running(&self) {
-        {
-            let mut status = lock(&self.status);
-            if *status == Status::Created {
-                *status = Status::Running;
-            }
-        }
+        self.change(Status::Created, Status::Running);
         let size = lock(&self.size).take();
         if let Some((width, height)) = size
             && let Err(error) = self.agent.resize(&self.guest, width, height).await
@@ -187,28 +205,28 @@ impl Process {
     }
 
     /// Waits for its end in the guest, after its output; a guest that is gone gives 255. Does not record it.
-    pub(crate) async fn ended(&self) -> u32 {
+    pub(crate) async fn ended(&self) -> GuestExit {
         // The agent may forget a process once it was waited for, so its output is read first; unless nobody on the
         // host takes it, for then the process may sit before a full pipe, or may be long dead.
         if let Some(copying) = self.copying.lock().await.as_mut() {
             copying.settled().await;
         }
-        let code = match self.agent.wait(&self.guest).await {
-            Ok(code) => code as u32 & 0xff,
+        let exit = match self.agent.wait(&self.guest).await {
+            Ok(exit) => exit,
             Err(error) => {
                 tracing::debug!(%error, container = self.guest.container, exec = self.guest.exec, "wait ended");
                 if error.kind() == ErrorKind::Unavailable {
                     // The connection broke, most likely because the VM has died; whoever watches it knows the code.
                     let _ = timeout(NEWS_OF_DEATH, self.wait()).await;
                 }
-                UNKNOWN_EXIT
+                GuestExit { code: UNKNOWN_EXIT, oom_kills: 0 }
             }
         };
         if let Some(copying) = self.copying.lock().await.as_mut() {
             copying.end_input();
             copying.settled().await;
         }
-        code
+        exit
     }
 
     /// Records its end, once; whoever comes later finds the first. `tell` is called before anybody can see the end, so

@@ -3,29 +3,54 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use containerd_shim_protos::{
-    api::{CreateTaskRequest, ExecProcessRequest, Mount, StateResponse, Status as WireStatus},
+    api::{
+        CreateTaskRequest, ExecProcessRequest, Mount, ProcessInfo, StateResponse, Status as WireStatus,
+        UpdateTaskRequest,
+    },
     events::task as events,
 };
 use oci_spec::runtime as oci;
 use protobuf::{
-    CodedInputStream, Message,
+    CodedInputStream, CodedOutputStream, Message,
     rt::skip_field_for_tag,
     well_known_types::{any::Any, timestamp::Timestamp},
 };
 use runtime::{
+    bundle,
+    container::Listed,
     error::{Context, Error, ErrorKind, Result},
     events::Event,
     process::{Exit, Process, Status},
     stdio::Stdio,
     storage::RootfsMount,
 };
+use ttrpc::r#async::TtrpcContext;
 
+/// Whose request it is, in the metadata of each.
+const NAMESPACE: &str = "containerd-namespace-ttrpc";
 /// Field 2 of `runtimeoptions.v1.Options`, a string.
 const CONFIG_PATH_TAG: u32 = 2 << 3 | 2;
 
 /// An error as containerd decides by it.
 pub fn status(error: &Error) -> ttrpc::Error {
-    ttrpc::Error::RpcStatus(ttrpc::get_status(code(error.kind()), error))
+    let mut words = error.to_string();
+    // Go's errdefs put their own word at the end, and clients take it off again.
+    if let Some(class) = class(error.kind()).filter(|class| !words.ends_with(class)) {
+        words = format!("{words}: {class}");
+    }
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code(error.kind()), words))
+}
+
+fn class(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::InvalidArgument => Some("invalid argument"),
+        ErrorKind::NotFound => Some("not found"),
+        ErrorKind::AlreadyExists => Some("already exists"),
+        ErrorKind::FailedPrecondition => Some("failed precondition"),
+        ErrorKind::Unavailable => Some("unavailable"),
+        ErrorKind::Unimplemented => Some("not implemented"),
+        ErrorKind::DeadlineExceeded | ErrorKind::WrongState | ErrorKind::Internal => None,
+    }
 }
 
 fn code(kind: ErrorKind) -> ttrpc::Code {
@@ -37,13 +62,19 @@ fn code(kind: ErrorKind) -> ttrpc::Code {
         ErrorKind::Unavailable => ttrpc::Code::UNAVAILABLE,
         ErrorKind::DeadlineExceeded => ttrpc::Code::DEADLINE_EXCEEDED,
         ErrorKind::Unimplemented => ttrpc::Code::UNIMPLEMENTED,
-        ErrorKind::Internal => ttrpc::Code::UNKNOWN,
+        ErrorKind::WrongState | ErrorKind::Internal => ttrpc::Code::UNKNOWN,
     }
 }
 
-/// A point in time; before 1970 only if the clock is wrong, and then 1970.
+/// A point in time, to whole seconds before 1970.
 pub fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since,
+        Err(before) => {
+            let seconds = before.duration().as_secs().try_into().map_or(i64::MIN, |seconds: i64| -seconds);
+            return Timestamp { seconds, ..Default::default() };
+        }
+    };
     Timestamp {
         seconds: since.as_secs().try_into().unwrap_or(i64::MAX),
         nanos: since.subsec_nanos() as i32,
@@ -75,28 +106,58 @@ pub fn config_path(options: Option<&Any>) -> Result<Option<String>> {
 }
 
 /// The streams of a container's init.
-pub fn create_stdio(request: &CreateTaskRequest) -> Stdio {
-    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal)
+pub fn create_stdio(request: &CreateTaskRequest, context: &TtrpcContext) -> Stdio {
+    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal, context)
 }
 
 /// The streams of an exec.
-pub fn exec_stdio(request: &ExecProcessRequest) -> Stdio {
-    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal)
+pub fn exec_stdio(request: &ExecProcessRequest, context: &TtrpcContext) -> Stdio {
+    stdio(&request.stdin, &request.stdout, &request.stderr, request.terminal, context)
 }
 
-fn stdio(stdin: &str, stdout: &str, stderr: &str, terminal: bool) -> Stdio {
-    Stdio { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into(), terminal }
+fn stdio(stdin: &str, stdout: &str, stderr: &str, terminal: bool, context: &TtrpcContext) -> Stdio {
+    let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
+    Stdio {
+        stdin: stdin.into(),
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+        terminal,
+        namespace: namespace.unwrap_or_default(),
+    }
 }
 
 /// What an exec runs: the OCI process as JSON, whatever the type is called.
 pub fn exec_process(request: &ExecProcessRequest) -> Result<oci::Process> {
     let spec = request.spec.as_ref().ok_or_else(|| Error::invalid("spec: is missing"))?;
-    let process: oci::Process = serde_json::from_slice(&spec.value)
-        .map_err(|error| Error::invalid(format!("spec ({}): {error}", spec.type_url)))?;
+    let process = bundle::read_process(&spec.value).with_context(|| format!("spec ({})", spec.type_url))?;
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("spec: args: names no program"));
     }
     Ok(process)
+}
+
+/// The limits of an update: the OCI's resources as JSON, whatever the type is called.
+pub fn resources(request: &UpdateTaskRequest) -> Result<oci::LinuxResources> {
+    let given = request.resources.as_ref().ok_or_else(|| Error::invalid("resources: is missing"))?;
+    serde_json::from_slice(&given.value)
+        .map_err(|error| Error::invalid(format!("resources ({}): {error}", given.type_url)))
+}
+
+/// A process of a container, with what containerd prints beside it.
+pub fn process_info(listed: Listed) -> Result<ProcessInfo> {
+    let Listed { pid, exec } = listed;
+    let Some(exec) = exec else {
+        return Ok(ProcessInfo { pid, ..Default::default() });
+    };
+    // Field 1 of ProcessDetails is the exec's id.
+    let mut details = Vec::new();
+    let mut output = CodedOutputStream::vec(&mut details);
+    let written = output.write_string(1, &exec).and_then(|()| output.flush());
+    drop(output);
+    written.map_err(|error| Error::internal(format!("encode ProcessDetails: {error}")))?;
+    let type_url = "containerd.runc.v1.ProcessDetails".into();
+    let info = Some(Any { type_url, value: details, ..Default::default() });
+    Ok(ProcessInfo { pid, info: info.into(), ..Default::default() })
 }
 
 /// The mounts of a root file system.
@@ -122,7 +183,7 @@ fn wire_mount(mount: RootfsMount) -> Mount {
 
 /// What State tells of a process; the caller adds whose it is.
 pub fn state(process: &Process) -> StateResponse {
-    let Stdio { stdin, stdout, stderr, terminal } = process.stdio().clone();
+    let Stdio { stdin, stdout, stderr, terminal, .. } = process.stdio().clone();
     let exit = process.exit();
     StateResponse {
         status: wire_status(process.status()).into(),
@@ -140,6 +201,7 @@ fn wire_status(status: Status) -> WireStatus {
     match status {
         Status::Created => WireStatus::CREATED,
         Status::Running => WireStatus::RUNNING,
+        Status::Pausing => WireStatus::PAUSING,
         Status::Paused => WireStatus::PAUSED,
         Status::Stopped => WireStatus::STOPPED,
     }
@@ -191,6 +253,18 @@ pub fn event(event: Event) -> Result<(&'static str, Any)> {
             };
             wrap("/tasks/exit", "TaskExit", &message)
         }
+        Event::OutOfMemory { container } => {
+            let message = events::TaskOOM { container_id: container, ..Default::default() };
+            wrap("/tasks/oom", "TaskOOM", &message)
+        }
+        Event::Paused { container } => {
+            let message = events::TaskPaused { container_id: container, ..Default::default() };
+            wrap("/tasks/paused", "TaskPaused", &message)
+        }
+        Event::Resumed { container } => {
+            let message = events::TaskResumed { container_id: container, ..Default::default() };
+            wrap("/tasks/resumed", "TaskResumed", &message)
+        }
         Event::Deleted { container, pid, exit: Exit { code, at } } => {
             let message = events::TaskDelete {
                 container_id: container,
@@ -232,13 +306,20 @@ mod tests {
             (ErrorKind::Unavailable, ttrpc::Code::UNAVAILABLE),
             (ErrorKind::DeadlineExceeded, ttrpc::Code::DEADLINE_EXCEEDED),
             (ErrorKind::Unimplemented, ttrpc::Code::UNIMPLEMENTED),
+            (ErrorKind::WrongState, ttrpc::Code::UNKNOWN),
             (ErrorKind::Internal, ttrpc::Code::UNKNOWN),
         ] {
             let ttrpc::Error::RpcStatus(status) = status(&Error::new(kind, "inner").context("outer")) else {
                 panic!("{kind:?} is no status");
             };
-            assert_eq!((status.code(), status.message()), (code, "outer: inner"));
+            assert_eq!(status.code(), code);
+            let words = class(kind).map_or("outer: inner".into(), |class| format!("outer: inner: {class}"));
+            assert_eq!(status.message(), words);
         }
+        let ttrpc::Error::RpcStatus(status) = status(&Error::not_found("exec e1: not found")) else {
+            panic!()
+        };
+        assert_eq!(status.message(), "exec e1: not found", "once is enough");
     }
 
     #[test]
@@ -260,6 +341,14 @@ mod tests {
         for broken in [&b"\x12\x7f"[..], b"\x12\x01\xff", b"\xff\xff"] {
             assert!(config_path(Some(&any("runtimeoptions.v1.Options", broken))).is_err(), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn what_never_ran_ended_at_gos_zero_time() {
+        let zero = timestamp(Exit::never_ran().at);
+        assert_eq!((zero.seconds, zero.nanos), (-62_135_596_800, 0));
+        let later = timestamp(UNIX_EPOCH + Duration::new(5, 6));
+        assert_eq!((later.seconds, later.nanos), (5, 6));
     }
 
     #[test]
@@ -326,6 +415,9 @@ mod tests {
                 "/tasks/exec-started",
                 "TaskExecStarted",
             ),
+            (Event::OutOfMemory { container: container.clone() }, "/tasks/oom", "TaskOOM"),
+            (Event::Paused { container: container.clone() }, "/tasks/paused", "TaskPaused"),
+            (Event::Resumed { container: container.clone() }, "/tasks/resumed", "TaskResumed"),
             (Event::Deleted { container, pid, exit }, "/tasks/delete", "TaskDelete"),
         ] {
             let (found, any) = event(given).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! One task takes events in at once and sends them one by one; whoever causes them is never held up. An event is sent
 //! until containerd has answered it, over as many connections as that takes, so containerd may be restarted meanwhile.
-//! What waits is bounded: when containerd stays away, the oldest goes. An event whose answer was lost may arrive twice.
+//! What waits is bounded: when containerd stays away, the oldest goes. Only an event whose connection broke before the
+//! answer came, or whose answer took longer than [`ANSWER`], is sent again: nobody can tell whether it had arrived.
 
 use std::{collections::VecDeque, path::PathBuf, pin::pin, time::Duration};
 
@@ -27,8 +28,10 @@ use crate::convert;
 
 /// How many events wait for containerd at most.
 const LIMIT: usize = 1024;
-/// For one connection and for one answer.
+/// For one connection.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// For one answer. A containerd that is only slow must not be told twice.
+const ANSWER: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -171,7 +174,7 @@ impl Endpoint {
     }
 
     async fn forward(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
-        let late = |_| ttrpc::Error::Others(format!("no answer within {DEADLINE:?}"));
+        let late = |_| ttrpc::Error::Others("no answer in time".into());
         let client = match &mut self.client {
             Some(client) => client,
             empty => {
@@ -180,7 +183,7 @@ impl Endpoint {
                 empty.insert(EventsClient::new(Client::new(Socket::from(stream))))
             }
         };
-        let answer = client.forward(context::with_duration(DEADLINE), request);
-        timeout(DEADLINE, answer).await.map_err(late)?.map(drop)
+        let answer = client.forward(context::with_duration(ANSWER), request);
+        timeout(ANSWER, answer).await.map_err(late)?.map(drop)
     }
 }

@@ -12,6 +12,7 @@ pub mod flags;
 pub mod keeper;
 pub mod life;
 pub mod logging;
+mod metrics;
 pub mod pool;
 pub mod server;
 pub mod shim;

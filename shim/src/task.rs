@@ -10,9 +10,9 @@ use containerd_shim_protos::{
     api::{
         CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
         CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-        PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
-        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
-        StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+        PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+        StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+        UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     shim_async::Task,
 };
@@ -21,12 +21,20 @@ use runtime::{
     container::Container,
     error::{Error, Result},
     ids::{ContainerId, ExecId},
+    process::Status,
     sandbox::{CreateContainer, Sandbox},
+    stdio::Stdio,
 };
 use tracing::{Instrument, Span, info_span};
 use ttrpc::r#async::TtrpcContext;
 
-use crate::{convert, keeper::Keeper, life::Life, logging::phase};
+use crate::{
+    convert,
+    keeper::Keeper,
+    life::Life,
+    logging::phase,
+    metrics::{self, Cgroups},
+};
 
 /// The Task service over the sandbox of this process. Clones are the same service.
 #[derive(Clone)]
@@ -39,16 +47,17 @@ pub struct TaskService {
 impl Task for TaskService {
     async fn create(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let this = self.clone();
         let (sender, answer) = tokio::sync::oneshot::channel();
         let span = self.span("create", &request.id, "");
+        let stdio = convert::create_stdio(&request, context);
         let create = async move {
             let id = request.id.clone();
             let _call = this.life.call();
-            let created = this.create_container(request).await;
+            let created = this.create_container(request, stdio).await;
             let failed = created.is_err();
             match sender.send(created) {
                 Err(Ok(_)) => this.take_back(&id).await,
@@ -81,11 +90,11 @@ impl Task for TaskService {
         let span = self.span("delete", &request.id, &request.exec_id);
         let delete = |this: Self| async move {
             let (sandbox, container) = this.find(&request.id)?;
+            let pid = pid(&sandbox, &container, exec(&request.exec_id))?;
             let exit = match request.exec_id.as_str() {
                 "" => sandbox.delete_container(&request.id).await?,
                 exec => container.delete_exec(exec).await?,
             };
-            let pid = sandbox.pid();
             if request.exec_id.is_empty() && sandbox.is_empty() {
                 // Not before the answer: the end of a VM takes longer than containerd likes to wait.
                 this.release_later();
@@ -100,12 +109,12 @@ impl Task for TaskService {
         self.carried_out(span, delete).await
     }
 
-    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+    async fn exec(&self, context: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let span = self.span("exec", &request.id, &request.exec_id);
         let exec = async {
             let (_, container) = self.find(&request.id)?;
             let id = ExecId::new(request.exec_id.clone())?;
-            container.exec(id, convert::exec_process(&request)?, convert::exec_stdio(&request)).await
+            container.exec(id, convert::exec_process(&request)?, convert::exec_stdio(&request, context)).await
         };
         self.answered(span, exec).await.map(|()| Empty::new())
     }
@@ -118,7 +127,7 @@ impl Task for TaskService {
             Ok(StateResponse {
                 id: container.id().to_string(),
                 bundle: container.bundle().display().to_string(),
-                pid: sandbox.pid(),
+                pid: pid(&sandbox, &container, exec(&request.exec_id))?,
                 exec_id: request.exec_id.clone(),
                 ..convert::state(&process)
             })
@@ -177,19 +186,19 @@ impl Task for TaskService {
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let span = self.span("pids", &request.id, "");
         let pids = async {
-            let (sandbox, _) = self.find(&request.id)?;
-            // The guest's pids mean nothing on the host: the hypervisor stands for all of them.
-            let processes = vec![ProcessInfo { pid: sandbox.pid(), ..Default::default() }];
+            let (_, container) = self.find(&request.id)?;
+            let listed = container.pids().await?;
+            let processes = listed.into_iter().map(convert::process_info).collect::<Result<_>>()?;
             Ok(PidsResponse { processes, ..Default::default() })
         };
         self.answered(span, pids).await
     }
 
-    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
         let _call = self.life.call();
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: self.keeper.sandbox().map_or(0, |sandbox| sandbox.pid()),
+            task_pid: self.find(&request.id).map_or(0, |(sandbox, _)| sandbox.pid()),
             ..Default::default()
         })
     }
@@ -209,23 +218,52 @@ impl Task for TaskService {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        self.not_served("Pause", &request.id)
+        let span = self.span("pause", &request.id, "");
+        let pause = |this: Self| async move {
+            this.find(&request.id)?.1.pause().await?;
+            Ok(Empty::new())
+        };
+        self.carried_out(span, pause).await
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
-        self.not_served("Resume", &request.id)
+        let span = self.span("resume", &request.id, "");
+        let resume = |this: Self| async move {
+            this.find(&request.id)?.1.resume().await?;
+            Ok(Empty::new())
+        };
+        self.carried_out(span, resume).await
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        self.not_served("Checkpoint", &request.id)
+        let span = self.span("checkpoint", &request.id, "");
+        let checkpoint = async {
+            self.find(&request.id)?;
+            Err(Error::unimplemented(
+                "a container in a VM cannot be checkpointed: criu saves processes of the host's kernel",
+            ))
+        };
+        self.answered(span, checkpoint).await
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        self.not_served("Update", &request.id)
+        let span = self.span("update", &request.id, "");
+        let update = |this: Self| async move {
+            let (sandbox, _) = this.find(&request.id)?;
+            sandbox.update_container(&request.id, &convert::resources(&request)?).await?;
+            Ok(Empty::new())
+        };
+        self.carried_out(span, update).await
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        self.not_served("Stats", &request.id)
+        let span = self.span("stats", &request.id, "");
+        let stats = async {
+            let (_, container) = self.find(&request.id)?;
+            let metrics = metrics::encode(&container.stats().await?, Cgroups::of_host())?;
+            Ok(StatsResponse { stats: Some(metrics).into(), ..Default::default() })
+        };
+        self.answered(span, stats).await
     }
 }
 
@@ -235,7 +273,7 @@ impl TaskService {
     }
 
     /// Makes the container, and the sandbox if it is its first; returns the task's pid.
-    async fn create_container(&self, request: CreateTaskRequest) -> Result<u32> {
+    async fn create_container(&self, request: CreateTaskRequest, stdio: Stdio) -> Result<u32> {
         let began = Instant::now();
         if !request.checkpoint.is_empty() {
             return Err(Error::unimplemented("a container in a VM cannot be restored from a checkpoint"));
@@ -245,7 +283,6 @@ impl TaskService {
         let config = convert::config_path(request.options.as_ref())?;
         let sandbox_id = bundle.sandbox_id(&id)?;
         let sandbox = self.keeper.sandbox_for(&sandbox_id, &bundle, config.as_deref().map(Path::new)).await?;
-        let stdio = convert::create_stdio(&request);
         let rootfs = convert::rootfs(request.rootfs);
         sandbox.create_container(CreateContainer { id, bundle, rootfs, stdio }).await?;
         phase("task-create", began);
@@ -279,17 +316,11 @@ impl TaskService {
     }
 
     fn find(&self, id: &str) -> Result<(Arc<Sandbox>, Arc<Container>)> {
-        let sandbox = self.keeper.sandbox().ok_or_else(|| Error::not_found(format!("container {id}")))?;
-        let container = sandbox.container(id)?;
+        // The words of runc's shim.
+        let unknown = || Error::not_found("container not created");
+        let sandbox = self.keeper.sandbox().ok_or_else(unknown)?;
+        let container = sandbox.container(id).map_err(|_| unknown())?;
         Ok((sandbox, container))
-    }
-
-    fn not_served<T>(&self, call: &str, id: &str) -> ttrpc::Result<T> {
-        let _call = self.life.call();
-        let error = self.find(id).err();
-        let error =
-            error.unwrap_or_else(|| Error::unimplemented(format!("{call} is not served by this runtime")));
-        Err(convert::status(&error))
     }
 
     fn span(&self, call: &'static str, container: &str, exec: &str) -> Span {
@@ -327,4 +358,10 @@ impl TaskService {
 /// The name of an exec; an empty one means the init.
 fn exec(id: &str) -> Option<&str> {
     (!id.is_empty()).then_some(id)
+}
+
+/// What is told as a process's pid: none for an exec that was not started.
+fn pid(sandbox: &Sandbox, container: &Container, exec: Option<&str>) -> Result<u32> {
+    let waits = exec.is_some() && container.process(exec)?.status() == Status::Created;
+    Ok(if waits { 0 } else { sandbox.pid() })
 }

@@ -30,6 +30,7 @@ struct Containerd {
     told: UnboundedSender<String>,
     namespaces: Arc<Mutex<Vec<String>>>,
     hangs: Arc<AtomicBool>,
+    slow: Arc<AtomicBool>,
     refuses: Arc<AtomicBool>,
 }
 
@@ -51,6 +52,9 @@ impl Events for Containerd {
         let event = TaskStart::parse_from_bytes(&envelope.event.value).unwrap();
         self.namespaces.lock().unwrap().push(envelope.namespace.clone());
         self.told.send(event.container_id).unwrap();
+        if self.slow.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
         Ok(Empty::new())
     }
 }
@@ -69,8 +73,13 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("c.sock.ttrpc");
         let (told, hears) = unbounded_channel();
-        let service =
-            Containerd { told, namespaces: Arc::default(), hangs: Arc::default(), refuses: Arc::default() };
+        let service = Containerd {
+            told,
+            namespaces: Arc::default(),
+            hangs: Arc::default(),
+            slow: Arc::default(),
+            refuses: Arc::default(),
+        };
         let (events, receiver) = unbounded_channel();
         let publisher = Publisher::start(receiver, "ns".into(), Some(socket.clone()));
         Self { _dir: dir, socket, service, told: hears, events, publisher }
@@ -138,7 +147,40 @@ async fn a_restart_loses_nothing_and_changes_no_order() {
     fixture.expect(5..25).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_containerd_that_is_away_for_longer_than_a_minute_is_told_everything_once() {
+    let mut fixture = Fixture::new();
+    let mut server = fixture.serve().await;
+    fixture.send(0..2);
+    fixture.expect(0..2).await;
+    server.shutdown().await.unwrap();
+    drop(server);
+    let _ = std::fs::remove_file(&fixture.socket);
+    for name in 2..20 {
+        fixture.send([name]);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let _server = fixture.serve().await;
+    fixture.expect(2..20).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(fixture.told.try_recv().is_err(), "something was sent twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_containerd_is_told_once() {
+    let mut fixture = Fixture::new();
+    fixture.service.slow.store(true, Ordering::Relaxed);
+    let _server = fixture.serve().await;
+    fixture.send(0..3);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let mut names = Vec::new();
+    while let Ok(name) = fixture.told.try_recv() {
+        names.push(name);
+    }
+    assert_eq!(names, ["0", "1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hung_containerd_is_left_for_a_new_connection() {
     let mut fixture = Fixture::new();
     fixture.service.hangs.store(true, Ordering::Relaxed);
@@ -146,6 +188,7 @@ async fn a_hung_containerd_is_left_for_a_new_connection() {
     fixture.send(0..3);
     tokio::time::sleep(Duration::from_millis(200)).await;
     fixture.service.hangs.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(40)).await;
     fixture.expect(0..3).await;
 }
 

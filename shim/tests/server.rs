@@ -93,7 +93,7 @@ async fn an_unknown_container_is_not_found_whatever_is_asked() {
         ($($call:ident($request:ident)),* $(,)?) => {$(
             let request = $request { id: id(), ..Default::default() };
             let (code, message) = refusal(task.$call(patience(), &request).await);
-            assert_eq!((code, message.as_str()), (Code::NOT_FOUND, "container c1"), stringify!($call));
+            assert_eq!((code, message.as_str()), (Code::NOT_FOUND, "container not created: not found"), stringify!($call));
         )*};
     }
     not_found!(

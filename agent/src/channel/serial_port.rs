@@ -29,13 +29,15 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// The driver finds its ports a moment after it is loaded.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The guest's end of a port. An end of file means that the host's end is closed; it may come back.
+/// The guest's end of a port. That the host has hung up is an end of file, once; then the next host is waited for.
 ///
 /// While there is no host, the kernel reports the port as hung up, which for tokio is the end of a file. So it is asked
 /// through an epoll of our own, which tells of changes only. One task at a time reads and writes.
 pub struct SerialPort {
     port: File,
     changes: AsyncFd<Changes>,
+    /// Whether the host has said anything since it last hung up.
+    heard: bool,
 }
 
 struct Changes(Epoll);
@@ -86,7 +88,7 @@ impl SerialPort {
         changes.add(&port, EpollEvent::new(interest, 0))?;
         // SAFETY: it keeps the same open descriptor for as long as it lives, which is what the call asks for.
         let changes = unsafe { AsyncFd::register_with_interest(Changes(changes), Interest::READABLE) }?;
-        Ok(Self { port, changes })
+        Ok(Self { port, changes, heard: false })
     }
 
     /// Waits for a change of the port's state since the last call.
@@ -99,12 +101,18 @@ impl SerialPort {
 }
 
 impl AsyncRead for SerialPort {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             match (&self.port).read(buffer.initialize_unfilled()) {
+                Ok(0) if std::mem::take(&mut self.heard) => return Poll::Ready(Ok(())),
                 // No host at the other end.
                 Ok(0) => ready!(self.poll_change(cx))?,
                 Ok(length) => {
+                    self.heard = true;
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));
                 }

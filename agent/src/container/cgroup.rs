@@ -15,11 +15,12 @@ use tokio::time::{Instant, sleep};
 use super::plan::cgroup_path;
 use crate::error::{Context, Error, Result};
 
-const HIERARCHY: &str = "/sys/fs/cgroup";
+pub const HIERARCHY: &str = "/sys/fs/cgroup";
 /// For the processes of a killed group to be gone.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
-fn dir(id: &str) -> PathBuf {
+/// Where the container's group is.
+pub fn dir(id: &str) -> PathBuf {
     let below = cgroup_path(id);
     Path::new(HIERARCHY).join(below.strip_prefix("/").unwrap_or(&below))
 }
@@ -38,6 +39,32 @@ pub fn kill_all(id: &str) -> Result<()> {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL); // It may have ended meanwhile.
     }
     Ok(())
+}
+
+/// Lets a frozen group go on without waiting for it, for it was killed.
+pub fn release(id: &str) {
+    let _ = fs::write(dir(id).join("cgroup.freeze"), "0"); // It may be gone already.
+}
+
+/// Every process of the container, also in groups that it made.
+pub fn processes(id: &str) -> Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    let mut dirs = vec![dir(id)];
+    while let Some(dir) = dirs.pop() {
+        let file = dir.join("cgroup.procs");
+        match fs::read_to_string(&file) {
+            Ok(text) => pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok())),
+            // A group may go while it is looked at, and one for threads only has no processes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
+            Err(error) => return Err(Error::from(error).context(format!("read {}", file.display()))),
+        }
+        let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+        dirs.extend(
+            below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
+    }
+    Ok(pids)
 }
 
 /// Kills what is left and removes the group.

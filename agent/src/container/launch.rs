@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::fchown,
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -20,7 +23,7 @@ use crate::{
     error::{Context, Error, Result},
     process::Process,
     reaper::Reaper,
-    stdio::AgentStreams,
+    stdio::{AgentStreams, open_peer},
 };
 
 /// For one container or exec to be made; the host's own deadline is usually shorter.
@@ -28,6 +31,18 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const ANSWER_LIMIT: u64 = 64 << 10;
 /// Where consoles are handed over; the names are short, for a socket's path is.
 const CONSOLE_DIR: &str = "/run/kata-consoles";
+
+/// What a process wants for its standard streams.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamsWanted {
+    pub terminal: bool,
+    /// Rows and columns of the terminal.
+    pub size: Option<(u16, u16)>,
+    /// To whom they are given, for a process may open its own again by name.
+    pub owner: u32,
+    /// Bytes of the pipes; 0 leaves the kernel's default.
+    pub pipe_size: u32,
+}
 
 /// The launcher process.
 pub struct Launcher {
@@ -46,15 +61,15 @@ impl Launcher {
     }
 
     /// Makes a container whose init waits.
-    pub async fn create(&self, id: &str, bundle: &Path, terminal: bool, pipe_size: u32) -> Result<Process> {
+    pub async fn create(&self, id: &str, bundle: &Path, streams: StreamsWanted) -> Result<Process> {
         let request = |console| Request::Create { id: id.into(), bundle: bundle.into(), console };
-        self.launch(request, terminal, pipe_size).await
+        self.launch(request, streams).await
     }
 
-    /// Runs the process described in the file `process` in a container.
-    pub async fn exec(&self, id: &str, process: &Path, terminal: bool, pipe_size: u32) -> Result<Process> {
+    /// Runs what the file `process` describes in a container.
+    pub async fn exec(&self, id: &str, process: &Path, streams: StreamsWanted) -> Result<Process> {
         let request = |console| Request::Exec { id: id.into(), process: process.into(), console };
-        self.launch(request, terminal, pipe_size).await
+        self.launch(request, streams).await
     }
 
     /// Lets a container's init run.
@@ -65,17 +80,30 @@ impl Launcher {
     async fn launch(
         &self,
         request: impl FnOnce(Option<PathBuf>) -> Request,
-        terminal: bool,
-        pipe_size: u32,
+        wanted: StreamsWanted,
     ) -> Result<Process> {
         let launching = self.reaper.launching();
-        let (answer, streams) = if terminal {
+        let (answer, streams) = if wanted.terminal {
             let console = Console::bind(self.consoles.fetch_add(1, Ordering::Relaxed))?;
             let request = request(Some(console.path.clone()));
             let answer = self.ask(&request, &[]).await?;
-            (answer, AgentStreams::terminal(console.master().await?)?)
+            let master = console.master().await?;
+            if wanted.owner != 0 {
+                let slave = open_peer(&master).context("open the terminal")?;
+                fchown(&slave, Some(wanted.owner), None).context("give away the terminal")?;
+            }
+            let streams = AgentStreams::terminal(master)?;
+            if let (Some((rows, columns)), Some(terminal)) = (wanted.size, &streams.terminal) {
+                terminal.resize(rows, columns).context("size the terminal")?;
+            }
+            (answer, streams)
         } else {
-            let (streams, theirs) = AgentStreams::pipes(pipe_size).context("make pipes")?;
+            let (streams, theirs) = AgentStreams::pipes(wanted.pipe_size).context("make pipes")?;
+            if wanted.owner != 0 {
+                for end in [&theirs.stdin, &theirs.stdout, &theirs.stderr] {
+                    fchown(end, Some(wanted.owner), None).context("give away a pipe")?;
+                }
+            }
             let fds = [theirs.stdin.as_raw_fd(), theirs.stdout.as_raw_fd(), theirs.stderr.as_raw_fd()];
             (self.ask(&request(None), &fds).await?, streams)
         };

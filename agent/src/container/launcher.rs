@@ -11,7 +11,7 @@ use std::{
 };
 
 use libcontainer::{
-    container::{ContainerStatus, builder::ContainerBuilder},
+    container::builder::ContainerBuilder,
     error::LibcontainerError,
     notify_socket::{NOTIFY_FILE, NotifySocket},
     syscall::syscall::SyscallType,
@@ -21,10 +21,17 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{executor::Program, fork};
+use super::{
+    complaints,
+    executor::Program,
+    fork,
+    join::{self, Joining},
+};
 
 /// libcontainer's own records, one directory per container.
 const ROOT: &str = "/run/libcontainer";
+/// runc's words before the reason.
+const UNSTARTED: &str = "unable to start container process";
 /// A request is a few paths.
 const REQUEST_LIMIT: usize = 32 << 10;
 /// The answer's pipe, and three standard streams.
@@ -38,7 +45,7 @@ pub enum Request {
     Create { id: String, bundle: PathBuf, console: Option<PathBuf> },
     /// Let the init run its program.
     Start { id: String },
-    /// Run the process described in the file `process`.
+    /// Run what the file `process` describes.
     Exec { id: String, process: PathBuf, console: Option<PathBuf> },
 }
 
@@ -114,13 +121,16 @@ fn handle(request: Request, mut fds: Vec<OwnedFd>) {
     let reply = fds.remove(0);
     if let Request::Start { id } = &request {
         // A line on a socket: no copy is worth its while.
-        return answer(reply, start(id).map(|()| Answer::Done));
+        return answer(reply, start(id).map(|()| Answer::Done).map_err(|error| chain(&error)));
     }
     let copy = fork::fork_sibling(|| {
         let made = match &request {
-            Request::Create { id, bundle, console } => create(id, bundle, console.as_deref(), fds),
+            Request::Create { id, bundle, console } => {
+                let (made, complaint) = complaints::heard(|| create(id, bundle, console.as_deref(), fds));
+                made.map_err(|error| format!("{UNSTARTED}: {}", explain(chain(&error), complaint)))
+            }
             Request::Exec { id, process, console } => exec(id, process, console.as_deref(), fds),
-            Request::Start { id } => start(id).map(|()| 0),
+            Request::Start { id } => start(id).map(|()| 0).map_err(|error| chain(&error)),
         };
         match reply.try_clone() {
             Ok(reply) => {
@@ -135,8 +145,8 @@ fn handle(request: Request, mut fds: Vec<OwnedFd>) {
     }
 }
 
-fn answer(reply: OwnedFd, made: Result<Answer, LibcontainerError>) {
-    let answer = made.unwrap_or_else(|error| Answer::Failed { text: chain(&error) });
+fn answer(reply: OwnedFd, made: Result<Answer, String>) {
+    let answer = made.unwrap_or_else(|text| Answer::Failed { text });
     let mut line = serde_json::to_vec(&answer).unwrap_or_default();
     line.push(b'\n');
     // The agent may have given up on this request.
@@ -154,9 +164,18 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    // Of a program that cannot run, runc tells just this.
-    match text.find("exec: \"") {
-        Some(place) => text.split_off(place),
+    text
+}
+
+/// What became of a container, in runc's words where it has some.
+fn explain(text: String, complaint: Option<String>) -> String {
+    let mut text = text;
+    if let Some(place) = text.find("exec: \"") {
+        // Of a program that cannot run, runc tells just this.
+        return text.split_off(place);
+    }
+    match complaint {
+        Some(complaint) => format!("error during container init: {complaint}"),
         None => text,
     }
 }
@@ -189,33 +208,22 @@ fn create(
     console: Option<&Path>,
     fds: Vec<OwnedFd>,
 ) -> Result<i32, LibcontainerError> {
-    let mut container = builder(id, fds, console)?
+    let container = builder(id, fds, console)?
         .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
         .build()?;
-    // The agent knows what runs; libcontainer would refuse an exec in a container that is only created.
-    container.set_status(ContainerStatus::Running).save()?;
     container
         .pid()
         .map(|pid| pid.as_raw())
         .ok_or_else(|| LibcontainerError::Other("the container has no process".into()))
 }
 
-fn exec(
-    id: &str,
-    process: &Path,
-    console: Option<&Path>,
-    fds: Vec<OwnedFd>,
-) -> Result<i32, LibcontainerError> {
-    let pid = builder(id, fds, console)?
-        .as_tenant()
-        .with_detach(true)
-        .with_process(Some(process))
-        .as_sibling(true)
-        .build()?;
-    Ok(pid.as_raw())
+fn exec(id: &str, process: &Path, console: Option<&Path>, fds: Vec<OwnedFd>) -> Result<i32, String> {
+    let text = std::fs::read(process).map_err(|error| format!("read {}: {error}", process.display()))?;
+    let joining: Joining = serde_json::from_slice(&text).map_err(|error| format!("process: {error}"))?;
+    join::join(id, &joining, console, fds).map_err(|fault| format!("{UNSTARTED}: {fault}"))
 }
 
 /// The agent starts a container once: what libcontainer would look up first is known.

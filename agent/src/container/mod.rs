@@ -1,12 +1,26 @@
 //! Life of one container.
 
+mod bpf;
 mod cgroup;
+mod complaints;
+mod cpuset;
+mod devices;
 mod executor;
 mod fork;
+mod freezer;
+mod join;
 pub mod launch;
 pub mod launcher;
+pub mod oom;
 mod plain;
 mod plan;
+mod plan_mounts;
+mod plan_process;
+mod processes;
+mod resources;
+mod scheduling;
+mod stats;
+mod update;
 
 use std::{
     collections::HashMap,
@@ -18,7 +32,11 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::Signal};
 use oci_spec::runtime as oci;
-use tokio::task::spawn_blocking;
+use protocols::{agent as wire, extras::ProcessEntry};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc},
+    task::spawn_blocking,
+};
 
 use crate::{
     error::{Context, Error, Result},
@@ -26,7 +44,7 @@ use crate::{
     process::Process,
     safe_path,
 };
-use launch::Launcher;
+use launch::{Launcher, StreamsWanted};
 
 /// How a guest's containers are kept apart.
 pub enum Isolation {
@@ -57,8 +75,12 @@ pub struct Container {
     isolation: Arc<Isolation>,
     pipe_size: u32,
     init: Arc<Process>,
+    inherited: plan::Inherited,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     state: Mutex<State>,
+    /// Whether it stands still. Held while that changes.
+    paused: AsyncMutex<bool>,
+    oom_watch: Mutex<Option<oom::OomWatch>>,
     /// Storages of its own, to be given back.
     pub storages: Vec<PathBuf>,
 }
@@ -80,7 +102,8 @@ impl Container {
             .context(format!("create {}", bundle.display()))?;
         let made = make_init(id, &bundle, spec, &isolation, &around).await;
         match made {
-            Ok(init) => Ok(Self {
+            Ok((init, inherited)) => Ok(Self {
+                inherited,
                 id: id.to_owned(),
                 bundle,
                 isolation,
@@ -88,6 +111,8 @@ impl Container {
                 init: Arc::new(init),
                 execs: Mutex::default(),
                 state: Mutex::new(State::Created),
+                paused: AsyncMutex::default(),
+                oom_watch: Mutex::default(),
                 storages,
             }),
             Err(error) => {
@@ -119,20 +144,27 @@ impl Container {
 
     /// Adds a running process under a name of its own.
     pub async fn exec(&self, exec_id: &str, mut spec: oci::Process) -> Result<()> {
+        if *self.paused.lock().await {
+            // It would stand still before it has begun, and whoever waits for it with it.
+            return Err(Error::internal(format!("container {} is paused", self.id)));
+        }
         // The host uses a name again once it has everything of the process that had it.
         let in_use =
             |execs: &HashMap<_, Arc<Process>>| execs.get(exec_id).is_some_and(|process| !process.has_ended());
         if exec_id.is_empty() || exec_id == self.id || in_use(&lock(&self.execs)) {
             return Err(Error::internal(format!("exec_id '{exec_id}' already exists")));
         }
-        plan::plan_process(&mut spec)?;
-        let terminal = spec.terminal().unwrap_or(false);
+        plan_process::plan_process(&mut spec)?;
         let process = match &*self.isolation {
             Isolation::Full(launcher) => {
-                // libcontainer reads it from a file; the name is the host's and must not lead elsewhere.
+                // A request to the launcher is short, so this goes by a file. The exec's name is the host's and must not
+                // lead elsewhere.
                 let file = tempname(&self.bundle);
-                write_json(&file, &spec)?;
-                let started = launcher.exec(&self.id, &file, terminal, self.pipe_size).await;
+                let streams = streams_wanted(&spec, &self.inherited, self.pipe_size);
+                let plan::Inherited { seccomp, personality, .. } = self.inherited.clone();
+                let joining = join::Joining { process: spec, seccomp, personality, init: self.init.pid() };
+                write_json(&file, &joining)?;
+                let started = launcher.exec(&self.id, &file, streams).await;
                 let _ = fs::remove_file(&file); // The bundle goes with the container anyway.
                 started?
             }
@@ -169,21 +201,132 @@ impl Container {
         if process.has_ended() {
             return Err(Error::not_found("the process has ended: ESRCH: No such process"));
         }
-        send(process.pid(), signal)
+        send(process.pid(), signal)?;
+        if signal == Signal::SIGKILL as i32 {
+            self.release_killed();
+        }
+        Ok(())
+    }
+
+    /// Lets the host know of processes that are killed for want of memory, from now on.
+    pub fn watch_memory(&self, kills: mpsc::Sender<oom::OomKill>) {
+        if let Isolation::Full(_) = &*self.isolation {
+            *lock(&self.oom_watch) = oom::watch(&self.id, kills);
+        }
+    }
+
+    /// How many processes were killed for want of memory so far.
+    pub fn oom_kills(&self) -> u64 {
+        match &*self.isolation {
+            Isolation::Full(_) => oom::kills(&self.id),
+            Isolation::PlainChildren => 0,
+        }
+    }
+
+    /// Makes every process stand still.
+    pub async fn pause(&self) -> Result<()> {
+        let mut paused = self.paused.lock().await;
+        if *paused {
+            return Err(Error::internal(format!("container {} is paused already", self.id)));
+        }
+        match &*self.isolation {
+            Isolation::Full(_) => freezer::freeze(&self.id).await?,
+            Isolation::PlainChildren => self.signal_known(Signal::SIGSTOP as i32)?,
+        }
+        *paused = true;
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub async fn resume(&self) -> Result<()> {
+        let mut paused = self.paused.lock().await;
+        if !*paused {
+            return Err(Error::internal(format!("container {} is not paused", self.id)));
+        }
+        match &*self.isolation {
+            Isolation::Full(_) => freezer::thaw(&self.id).await?,
+            Isolation::PlainChildren => self.signal_known(Signal::SIGCONT as i32)?,
+        }
+        *paused = false;
+        Ok(())
+    }
+
+    /// What was killed does not stand still any more, and what remains of the container goes on, as with runc.
+    fn release_killed(&self) {
+        // Locked, somebody is at it, and a killed process leaves a freezing group all the same.
+        if let Ok(mut paused) = self.paused.try_lock()
+            && *paused
+        {
+            match &*self.isolation {
+                Isolation::Full(_) => cgroup::release(&self.id),
+                Isolation::PlainChildren => drop(self.signal_known(Signal::SIGCONT as i32)),
+            }
+            *paused = false;
+        }
+    }
+
+    /// Sets new limits.
+    pub fn update(&self, resources: &oci::LinuxResources) -> Result<()> {
+        match &*self.isolation {
+            Isolation::Full(_) => update::update(&self.id, resources),
+            // Without cgroups there is nothing to limit.
+            Isolation::PlainChildren => Ok(()),
+        }
+    }
+
+    pub fn stats(&self) -> Result<wire::StatsContainerResponse> {
+        match &*self.isolation {
+            Isolation::Full(_) => stats::stats(&self.id),
+            Isolation::PlainChildren => Ok(plain::stats(&self.known())),
+        }
+    }
+
+    /// Its processes, by the numbers that its init knows them by.
+    pub fn processes(&self) -> Result<Vec<ProcessEntry>> {
+        let pids = match &*self.isolation {
+            Isolation::Full(_) => cgroup::processes(&self.id)?,
+            Isolation::PlainChildren => self.known(),
+        };
+        let execs = lock(&self.execs);
+        let named = [(&self.id, &self.init)].into_iter().chain(execs.iter());
+        let names = named
+            .filter(|(_, process)| !process.has_ended())
+            .map(|(name, process)| (process.pid(), name.clone()))
+            .collect();
+        Ok(processes::entries(&pids, self.init.pid(), &names))
+    }
+
+    /// The living processes that the agent started itself: all there is of a container of plain children.
+    fn known(&self) -> Vec<i32> {
+        let execs = lock(&self.execs);
+        let all = [&self.init].into_iter().chain(execs.values());
+        all.filter(|process| !process.has_ended()).map(|process| process.pid()).collect()
+    }
+
+    fn signal_known(&self, signal: i32) -> Result<()> {
+        self.known().into_iter().try_for_each(|pid| send(pid, signal))
+    }
+
+    /// Sends a signal to every process. None is success.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        if signal == Signal::SIGKILL as i32 {
+            return self.kill_all();
+        }
+        let pids = match &*self.isolation {
+            Isolation::Full(_) => cgroup::processes(&self.id)?,
+            Isolation::PlainChildren => self.known(),
+        };
+        pids.into_iter().try_for_each(|pid| send(pid, signal))
     }
 
     /// Kills every process.
     pub fn kill_all(&self) -> Result<()> {
         match &*self.isolation {
             Isolation::Full(_) => cgroup::kill_all(&self.id),
-            Isolation::PlainChildren => {
-                let execs: Vec<_> = lock(&self.execs).values().cloned().collect();
-                for process in execs.iter().chain([&self.init]).filter(|process| !process.has_ended()) {
-                    send(process.pid(), Signal::SIGKILL as i32)?;
-                }
-                Ok(())
-            }
-        }
+            Isolation::PlainChildren => self.signal_known(Signal::SIGKILL as i32),
+        }?;
+        self.release_killed();
+        Ok(())
     }
 
     /// Kills what is left of it and takes everything away.
@@ -201,25 +344,57 @@ async fn make_init(
     spec: oci::Spec,
     isolation: &Isolation,
     around: &Surroundings,
-) -> Result<Process> {
+) -> Result<(Process, plan::Inherited)> {
     match isolation {
         Isolation::Full(launcher) => {
             let shared =
                 around.shared.as_ref().ok_or_else(|| Error::internal("the sandbox has no namespaces"))?;
-            let planned = plan::plan(
+            let pid_namespace = around.pid_namespace.clone();
+            let plan = plan::plan(
                 id,
                 spec,
-                &plan::Surroundings { shared, pid_namespace: around.pid_namespace.clone() },
+                &plan::Surroundings { shared, pid_namespace, has_device: &devices::in_guest },
             )?;
-            let terminal = planned.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-            make_cwd(&planned)?;
-            write_json(&bundle.join("config.json"), &planned)?;
-            launcher.create(id, bundle, terminal, around.pipe_size).await
+            prepare_guest(&plan, shared)?;
+            write_json(&bundle.join("config.json"), &plan.spec)?;
+            let process =
+                plan.spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
+            let streams = streams_wanted(process, &plan.inherited, around.pipe_size);
+            let init = launcher.create(id, bundle, streams).await?;
+            resources::apply(id, &plan.resources)?;
+            if oom::kills(id) > 0 {
+                return Err(Error::internal(
+                    "unable to start container process: container init was OOM-killed (memory limit too low?)",
+                ));
+            }
+            Ok((init, plan.inherited))
         }
         Isolation::PlainChildren => {
             let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
-            plain::create(bundle, process, around.pipe_size)
+            Ok((plain::create(bundle, process, around.pipe_size)?, plan::Inherited::default()))
         }
+    }
+}
+
+/// What a container changes outside of itself.
+fn prepare_guest(plan: &plan::Plan, shared: &SharedNamespaces) -> Result<()> {
+    for (name, value) in &plan.net_sysctls {
+        let file = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(&file, value).context(format!("sysctl {name:?}: write {value:?}"))?;
+    }
+    if let Some(name) = &plan.domain_name {
+        shared.set_domain_name(name)?;
+    }
+    make_cwd(&plan.spec)
+}
+
+fn streams_wanted(process: &oci::Process, inherited: &plan::Inherited, pipe_size: u32) -> StreamsWanted {
+    let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+    StreamsWanted {
+        terminal: process.terminal().unwrap_or(false),
+        size: process.console_size().map(|size| (side(size.height()), side(size.width()))),
+        owner: inherited.guest_uid(process.user().uid()),
+        pipe_size,
     }
 }
 

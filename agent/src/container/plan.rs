@@ -1,14 +1,19 @@
 //! The OCI spec as it came -> the bundle that libcontainer gets. Pure.
 //!
-//! Where libcontainer falls short or the guest differs from a host, it is mended here and nowhere else.
+//! Where libcontainer falls short or the guest differs from a host, it is mended here, and what cannot be is refused by
+//! name. docs/oci-spec.md lists every field.
 
-use std::path::{Path, PathBuf};
-
-use oci_spec::runtime::{
-    LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process,
-    Spec,
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
 };
 
+use oci_spec::runtime::{
+    Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Spec,
+};
+
+use super::{devices, plan_mounts::plan_mounts, plan_process::plan_process};
 use crate::{
     error::{Error, Result},
     namespaces::SharedNamespaces,
@@ -17,16 +22,61 @@ use crate::{
 /// Cgroup of all containers, below the mounted hierarchy's root. Names of the host mean nothing here, so each container
 /// has its id as its group.
 pub const CGROUP_PARENT: &str = "/containers";
+/// Of the IPC namespace; libcontainer sets them there, with those of the UTS and user namespaces.
+const NAMESPACED: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
 
 /// What the guest has for a container.
 pub struct Surroundings<'a> {
     pub shared: &'a SharedNamespaces,
     /// The process namespace to join; a new one without it.
     pub pid_namespace: Option<PathBuf>,
+    /// Whether the guest has a device of these numbers.
+    pub has_device: &'a dyn Fn(LinuxDeviceType, i64, i64) -> bool,
+}
+
+/// A container as it is to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// For libcontainer.
+    pub spec: Spec,
+    /// For the container's cgroup, before its program runs.
+    pub resources: LinuxResources,
+    /// For the network, which is the guest's.
+    pub net_sysctls: Vec<(String, String)>,
+    /// For the sandbox's UTS namespace.
+    pub domain_name: Option<String>,
+    /// For every process that joins later.
+    pub inherited: Inherited,
+}
+
+/// What a container has for each of its processes.
+#[derive(Debug, Clone, Default)]
+pub struct Inherited {
+    pub seccomp: Option<LinuxSeccomp>,
+    pub personality: Option<LinuxPersonality>,
+    /// Of its user namespace, if it has one.
+    uid_mappings: Vec<LinuxIdMapping>,
+}
+
+impl Inherited {
+    /// Who a user of the container is in the guest.
+    pub fn guest_uid(&self, uid: u32) -> u32 {
+        let holds = |map: &&LinuxIdMapping| (map.container_id()..map.container_id() + map.size()).contains(&uid);
+        self.uid_mappings.iter().find(holds).map_or(uid, |map| uid - map.container_id() + map.host_id())
+    }
 }
 
 /// Shapes `spec` for libcontainer.
-pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Spec> {
+pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Plan> {
     let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root: is missing"))?;
     if !root.path().is_absolute() {
         return Err(Error::invalid(format!("root.path: {} is not absolute", root.path().display())));
@@ -38,40 +88,38 @@ pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Spec>
     let process = spec.process_mut().as_mut().ok_or_else(|| Error::invalid("process: is missing"))?;
     plan_process(process)?;
     let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
-    let namespaces = plan_namespaces(linux.namespaces().clone().unwrap_or_default(), around)?;
-    let mut resources = linux.resources().clone().unwrap_or_default();
-    plan_resources(&mut resources);
+    let has_user_namespace = namespaces_of(linux).any(|kind| kind == LinuxNamespaceType::User);
+    let namespaces = plan_namespaces(linux, around)?;
+    let resources = linux.resources().clone().unwrap_or_default();
+    let net_sysctls = plan_sysctls(linux)?;
+    plan_devices(linux, &resources, around)?;
+    check_seccomp(linux)?;
+    plan_propagation(linux)?;
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return Err(Error::invalid("linux.netDevices: the guest's network is the VM's"));
+    }
+    if linux.intel_rdt().is_some() {
+        return Err(Error::invalid("linux.intelRdt: the VM has no resource director"));
+    }
+    let inherited = Inherited {
+        seccomp: linux.seccomp().clone(),
+        personality: linux.personality().clone(),
+        uid_mappings: if has_user_namespace { linux.uid_mappings().clone().unwrap_or_default() } else { Vec::new() },
+    };
     linux
         .set_namespaces(Some(namespaces))
         .set_cgroups_path(Some(cgroup_path(id)))
-        .set_resources(Some(resources))
-        .set_mount_label(None)
-        .set_intel_rdt(None);
-    Ok(spec)
-}
-
-/// Shapes a process, an init or an exec.
-pub fn plan_process(process: &mut Process) -> Result<()> {
-    if process.args().as_ref().is_none_or(Vec::is_empty) {
-        return Err(Error::invalid("process.args: names no program"));
-    }
-    if process.cwd().as_os_str().is_empty() {
-        process.set_cwd("/".into());
-    }
-    if process.capabilities().is_none() {
-        // Left out, libcontainer would give its defaults; the spec means none.
-        let mut none = LinuxCapabilities::default();
-        let empty = || Some(Default::default());
-        none.set_bounding(empty())
-            .set_effective(empty())
-            .set_inheritable(empty())
-            .set_permitted(empty())
-            .set_ambient(empty());
-        process.set_capabilities(Some(none));
-    }
-    // Labels and profiles of a policy that the guest does not have.
-    process.set_apparmor_profile(None).set_selinux_label(None);
-    Ok(())
+        // Only the group itself is libcontainer's work: it knows neither runc's conversions nor device rules.
+        .set_resources(Some(LinuxResources::default()))
+        .set_time_offsets(None)
+        .set_mount_label(None);
+    plan_hooks(&mut spec);
+    plan_mounts(&mut spec, has_user_namespace)?;
+    let domain_name = match has_user_namespace {
+        true => None, // Its UTS namespace is its own, and libcontainer sets the name there.
+        false => spec.domainname().clone().filter(|name| !name.is_empty()),
+    };
+    Ok(Plan { spec, resources, net_sysctls, domain_name, inherited })
 }
 
 /// A container's cgroup, below the mounted hierarchy's root.
@@ -79,21 +127,31 @@ pub fn cgroup_path(id: &str) -> PathBuf {
     Path::new(CGROUP_PARENT).join(id)
 }
 
-fn plan_namespaces(asked: Vec<LinuxNamespace>, around: &Surroundings<'_>) -> Result<Vec<LinuxNamespace>> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, Uts};
+fn namespaces_of(linux: &Linux) -> impl Iterator<Item = LinuxNamespaceType> {
+    linux.namespaces().iter().flatten().map(LinuxNamespace::typ)
+}
+
+fn plan_namespaces(linux: &Linux, around: &Surroundings<'_>) -> Result<Vec<LinuxNamespace>> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
     let mut planned = vec![
         namespace(Pid, around.pid_namespace.clone())?,
         // Always new ones: without, a container would see the agent's mounts and groups.
         namespace(Mount, None)?,
         namespace(Cgroup, None)?,
     ];
-    for entry in asked {
-        match entry.typ() {
+    let own = namespaces_of(linux).any(|kind| kind == User);
+    if own && around.pid_namespace.is_some() {
+        return Err(Error::invalid("linux.namespaces: a user namespace cannot join the sandbox's processes"));
+    }
+    // What the sandbox shares is out of reach from within a user namespace.
+    let shared = |path: &Path| if own { None } else { Some(path.to_owned()) };
+    for kind in namespaces_of(linux) {
+        match kind {
             // The network is the guest's only one, and clocks are not virtual here.
             Pid | Mount | Cgroup | Network | Time => {}
-            Ipc => planned.push(namespace(Ipc, Some(around.shared.ipc.clone()))?),
-            Uts => planned.push(namespace(Uts, Some(around.shared.uts.clone()))?),
-            _ => planned.push(entry),
+            Ipc => planned.push(namespace(Ipc, shared(&around.shared.ipc))?),
+            Uts => planned.push(namespace(Uts, shared(&around.shared.uts))?),
+            User => planned.push(namespace(User, None)?),
         }
     }
     Ok(planned)
@@ -108,52 +166,244 @@ fn namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<LinuxName
     builder.build().map_err(|error| Error::internal(error.to_string()))
 }
 
-fn plan_resources(resources: &mut LinuxResources) {
-    // Rules and numbers of the host's devices, disks and CPUs.
-    resources.set_devices(None).set_block_io(None).set_network(None);
-    if let Some(cpu) = resources.cpu_mut() {
-        cpu.set_cpus(None).set_mems(None);
+/// Takes out those of the network, which libcontainer would refuse: it knows no network that is the container's already.
+fn plan_sysctls(linux: &mut Linux) -> Result<Vec<(String, String)>> {
+    let has = |kind| namespaces_of(linux).any(|other| other == kind);
+    let (ipc, uts, user) =
+        (has(LinuxNamespaceType::Ipc), has(LinuxNamespaceType::Uts), has(LinuxNamespaceType::User));
+    let mut kept = HashMap::new();
+    let mut net = Vec::new();
+    for (key, value) in linux.sysctl().iter().flatten() {
+        let name = key.replace('/', ".");
+        if name.split('.').any(str::is_empty) {
+            return Err(Error::invalid(format!("sysctl {key:?} is no name")));
+        }
+        let is_ipc = NAMESPACED.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
+        if name.starts_with("net.") {
+            net.push((name, value.clone()));
+        } else if is_ipc && ipc || name == "kernel.domainname" && uts || name.starts_with("user.") && user {
+            kept.insert(key.clone(), value.clone());
+        } else if is_ipc {
+            return Err(Error::invalid(format!("sysctl {key:?} is not allowed in the hosts ipc namespace")));
+        } else if name == "kernel.hostname" && uts {
+            return Err(Error::invalid(format!("sysctl {key:?} conflicts with the OCI field \"hostname\"")));
+        } else {
+            return Err(Error::invalid(format!("sysctl {key:?} is not in a separate kernel namespace")));
+        }
     }
+    net.sort();
+    linux.set_sysctl((!kept.is_empty()).then_some(kept));
+    Ok(net)
+}
+
+/// Leaves the nodes that mean something here. A privileged container comes with all of its host's, and goes without those
+/// that the guest has not; in any other each was asked for.
+fn plan_devices(linux: &mut Linux, resources: &LinuxResources, around: &Surroundings<'_>) -> Result<()> {
+    let privileged = devices::allow_all(resources.devices().as_deref().unwrap_or_default());
+    let Some(asked) = linux.devices().clone() else { return Ok(()) };
+    let mut planned = Vec::new();
+    for mut device in asked {
+        if !device.path().starts_with("/dev") {
+            let path = device.path().display();
+            return Err(Error::invalid(format!("linux.devices: {path} is not below /dev")));
+        }
+        let (kind, major, minor) = (device.typ(), device.major(), device.minor());
+        if kind == LinuxDeviceType::P || (around.has_device)(kind, major, minor) {
+            if device.file_mode() == Some(0) {
+                // On the wire, zero is "not given".
+                device.set_file_mode(None);
+            }
+            planned.push(device);
+        } else if !privileged {
+            let path = device.path().display();
+            return Err(Error::invalid(format!("linux.devices: the guest has no {path} ({major}:{minor})")));
+        }
+    }
+    linux.set_devices(Some(planned));
+    Ok(())
+}
+
+fn check_seccomp(linux: &Linux) -> Result<()> {
+    let Some(seccomp) = linux.seccomp() else { return Ok(()) };
+    let mut actions = seccomp.syscalls().iter().flatten().map(|rule| rule.action());
+    if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify
+        || actions.any(|action| action == LinuxSeccompAction::ScmpActNotify)
+    {
+        return Err(Error::invalid("linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which a VM does not reach"));
+    }
+    Ok(())
+}
+
+/// libcontainer takes the four words without `r`, and makes each recursive.
+fn plan_propagation(linux: &mut Linux) -> Result<()> {
+    let Some(asked) = linux.rootfs_propagation().clone().filter(|word| !word.is_empty()) else {
+        linux.set_rootfs_propagation(None);
+        return Ok(());
+    };
+    let plain = asked.strip_prefix('r').unwrap_or(&asked);
+    if !["shared", "slave", "private", "unbindable"].contains(&plain) {
+        return Err(Error::invalid(format!("rootfsPropagation={asked} is not supported")));
+    }
+    linux.set_rootfs_propagation(Some(plain.to_owned()));
+    Ok(())
+}
+
+/// Those of the host ran there. What is left runs in the container, and is never waited for without end.
+fn plan_hooks(spec: &mut Spec) {
+    const DEADLINE_S: i64 = 10;
+    let Some(mut hooks) = spec.hooks().clone() else { return };
+    let mut start: Vec<_> = hooks.start_container().clone().unwrap_or_default();
+    for hook in &mut start {
+        if hook.timeout().is_none_or(|timeout| timeout <= 0) {
+            hook.set_timeout(Some(DEADLINE_S));
+        }
+    }
+    if start.is_empty() {
+        spec.set_hooks(None);
+        return;
+    }
+    #[allow(deprecated)] // Engines still send them.
+    hooks.set_prestart(None);
+    hooks
+        .set_create_runtime(None)
+        .set_create_container(None)
+        .set_start_container(Some(start))
+        .set_poststart(None)
+        .set_poststop(None);
+    spec.set_hooks(Some(hooks));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn planned(spec: serde_json::Value, pid: Option<&str>) -> serde_json::Value {
+    fn try_plan(spec: Value, pid: Option<&str>) -> Result<Plan> {
         let shared = SharedNamespaces { ipc: "/ns/ipc".into(), uts: "/ns/uts".into() };
-        let around = Surroundings { shared: &shared, pid_namespace: pid.map(PathBuf::from) };
-        serde_json::to_value(plan("c1", serde_json::from_value(spec).unwrap(), &around).unwrap()).unwrap()
+        let around = Surroundings {
+            shared: &shared,
+            pid_namespace: pid.map(PathBuf::from),
+            has_device: &|kind, major, _| kind == LinuxDeviceType::C && major == 10,
+        };
+        plan("c1", serde_json::from_value(spec).unwrap(), &around)
+    }
+
+    fn spec(linux: Value) -> Value {
+        json!({
+            "ociVersion": "1.0.2", "root": {"path": "/r"}, "mounts": [],
+            "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}}, "linux": linux,
+        })
+    }
+
+    fn planned(linux: Value) -> (Plan, Value) {
+        let plan = try_plan(spec(linux), None).unwrap();
+        let linux = serde_json::to_value(&plan.spec).unwrap()["linux"].take();
+        (plan, linux)
     }
 
     #[test]
     fn namespaces_are_the_sandboxs_or_new() {
-        let spec = json!({
-            "ociVersion": "1.0.2", "root": {"path": "/r"},
-            "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-            "linux": {"cgroupsPath": "a:b:c", "namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-                      {"type": "network", "path": "/n"}, {"type": "time"}]},
-        });
-        let planned_spec = planned(spec.clone(), None);
+        let host = json!({"cgroupsPath": "a:b:c", "timeOffsets": {"boottime": {"secs": 1, "nanosecs": 0}},
+            "namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network", "path": "/n"},
+                           {"type": "time"}]});
+        let (_, linux) = planned(host.clone());
         assert_eq!(
-            planned_spec["linux"]["namespaces"],
+            linux["namespaces"],
             json!([{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "ipc", "path": "/ns/ipc"},
                    {"type": "uts", "path": "/ns/uts"}])
         );
-        assert_eq!(planned_spec["linux"]["cgroupsPath"], "/containers/c1");
-        assert_eq!(planned(spec, Some("/proc/7/ns/pid"))["linux"]["namespaces"][0]["path"], "/proc/7/ns/pid");
+        assert_eq!(linux["cgroupsPath"], "/containers/c1");
+        assert_eq!(linux["timeOffsets"], Value::Null);
+        let joined = try_plan(spec(host), Some("/proc/7/ns/pid")).unwrap();
+        let joined = serde_json::to_value(joined.spec).unwrap();
+        assert_eq!(joined["linux"]["namespaces"][0]["path"], "/proc/7/ns/pid");
     }
 
     #[test]
-    fn a_process_without_capabilities_gets_none_and_no_labels() {
-        let mut process: Process = serde_json::from_value(json!({
-            "args": ["sh"], "cwd": "", "user": {"uid": 0, "gid": 0}, "apparmorProfile": "p", "selinuxLabel": "l"
-        }))
-        .unwrap();
-        plan_process(&mut process).unwrap();
-        assert_eq!(process.cwd(), Path::new("/"));
-        assert!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().is_empty());
-        assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
+    fn a_user_namespace_has_all_others_of_its_own() {
+        let host = json!({
+            "namespaces": [{"type": "user"}, {"type": "ipc"}, {"type": "uts"}],
+            "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}, {"containerID": 10, "hostID": 5000, "size": 5}],
+            "gidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}],
+        });
+        let (plan, linux) = planned(host.clone());
+        assert_eq!(
+            linux["namespaces"],
+            json!([{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "user"}, {"type": "ipc"},
+                   {"type": "uts"}])
+        );
+        assert_eq!([0, 9, 12, 99].map(|uid| plan.inherited.guest_uid(uid)), [1000, 1009, 5002, 99]);
+        assert!(try_plan(spec(host), Some("/proc/7/ns/pid")).is_err());
+    }
+
+    #[test]
+    fn sysctls_go_to_the_namespace_that_they_are_of() {
+        let (plan, linux) = planned(json!({
+            "namespaces": [{"type": "ipc"}],
+            "sysctl": {"net.core.somaxconn": "7", "net/ipv4/ip_forward": "1", "kernel.shmmax": "9", "fs.mqueue.msg_max": "5"},
+        }));
+        let expected = [("net.core.somaxconn", "7"), ("net.ipv4.ip_forward", "1")];
+        assert_eq!(plan.net_sysctls, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(linux["sysctl"], json!({"kernel.shmmax": "9", "fs.mqueue.msg_max": "5"}));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (linux, words) in [
+            (json!({"sysctl": {"kernel.panic": "1"}}), "kernel.panic\" is not in a separate kernel namespace"),
+            (json!({"sysctl": {"kernel.shmmax": "1"}}), "kernel.shmmax"),
+            (json!({"sysctl": {"net..x": "1"}}), "net..x"),
+            (
+                json!({"namespaces": [{"type": "uts"}], "sysctl": {"kernel.hostname": "h"}}),
+                "conflicts with the OCI field",
+            ),
+            (json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 1}]}), "/dev/x (240:1)"),
+            (json!({"devices": [{"path": "/x", "type": "c", "major": 10, "minor": 1}]}), "below /dev"),
+            (
+                json!({"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+                       "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_NOTIFY"}]}}),
+                "SCMP_ACT_NOTIFY",
+            ),
+            (json!({"rootfsPropagation": "sideways"}), "rootfsPropagation=sideways"),
+            (json!({"intelRdt": {"closID": "x"}}), "intelRdt"),
+            (json!({"netDevices": {"eth9": {}}}), "netDevices"),
+        ] {
+            let error = try_plan(spec(linux.clone()), None).unwrap_err().to_string();
+            assert!(error.contains(words), "{linux}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_privileged_container_goes_without_the_hosts_devices() {
+        let (plan, linux) = planned(json!({
+            "devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 1},
+                        {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+                        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0},
+                        {"path": "/dev/pipe", "type": "p", "major": 0, "minor": 0}],
+            "resources": {"devices": [{"allow": true, "access": "rwm"}], "pids": {"limit": 5}},
+        }));
+        let paths: Vec<_> = linux["devices"].as_array().unwrap().iter().map(|device| &device["path"]).collect();
+        assert_eq!(paths, ["/dev/fuse", "/dev/pipe"]);
+        assert_eq!(linux["devices"][0]["fileMode"], Value::Null);
+        assert_eq!(linux["resources"], json!({}));
+        assert_eq!(plan.resources.pids().unwrap().limit(), 5);
+    }
+
+    #[test]
+    fn words_that_libcontainer_does_not_know_become_those_it_does() {
+        for (word, planned_word) in [("rshared", json!("shared")), ("slave", json!("slave")), ("", Value::Null)] {
+            assert_eq!(planned(json!({"rootfsPropagation": word})).1["rootfsPropagation"], planned_word);
+        }
+    }
+
+    #[test]
+    fn hooks_of_the_container_have_a_deadline_and_the_hosts_are_gone() {
+        let mut host = spec(json!({}));
+        host["hooks"] = json!({"prestart": [{"path": "/a"}], "startContainer": [{"path": "/b"}, {"path": "/c", "timeout": 3}]});
+        let plan = try_plan(host, None).unwrap();
+        assert_eq!(
+            serde_json::to_value(&plan.spec).unwrap()["hooks"],
+            json!({"startContainer": [{"path": "/b", "timeout": 10}, {"path": "/c", "timeout": 3}]})
+        );
     }
 }

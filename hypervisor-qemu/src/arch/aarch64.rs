@@ -24,6 +24,8 @@ pub(crate) const KERNEL_PARAMETERS: &[&str] = &[
 ];
 /// Under emulation there is no speculation to guard against.
 pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
+/// None is promised that emulation breaks.
+pub(crate) const CPU_FEATURES_TCG: &str = "";
 
 /// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: ACPI knows nothing of it here.
 pub(crate) const QUIET_PORTS: &[&str] = &[];

@@ -2,10 +2,12 @@
 //!
 //! Both directions go through the spec's own JSON form, whose names and value checks are `oci-spec`'s; so only the
 //! differences stand here. proto3 scalars have no presence: zero and empty mean "absent", but for the few fields where
-//! the spec gives zero a meaning of its own. What the wire has no field for (`unified`, `rdma`, scheduler, mount id maps,
-//! time offsets, ...) does not travel.
+//! the spec gives zero a meaning of its own. What the wire has no field for (`unified`, scheduler, I/O priority, umask,
+//! domain name, personality, ...) does not travel in it: requests carry the spec's JSON beside it, which an agent that does
+//! not know that field ignores.
 
 mod from_wire;
+mod json;
 mod to_wire;
 
 use std::fmt;
@@ -13,6 +15,8 @@ use std::fmt;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::wire_oci as wire;
+
+pub use json::{process_from_json, process_to_json, spec_from_json, spec_to_json};
 
 /// A spec that cannot be translated; says which part and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

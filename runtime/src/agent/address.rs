@@ -11,7 +11,8 @@ pub enum AgentAddr {
     HybridVsock { socket: PathBuf },
     /// A unix socket that is the guest's virtio-serial port; streams are multiplexed over it.
     Serial { socket: PathBuf },
-    /// A plain unix socket with the agent's server behind it, whatever the port. For agents without a VM.
+    /// A plain unix socket with the agent's server behind it; other ports, if any, have sockets `<socket>.<port>`. For
+    /// agents without a VM.
     Unix { socket: PathBuf },
 }
 

@@ -2,22 +2,32 @@
 
 use std::{
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use oci_spec::runtime as oci;
 use protocols::{
-    agent as wire, agent_ttrpc::AgentServiceClient, guest::AGENT_PORT, health::CheckRequest,
+    agent as wire,
+    agent_ttrpc::AgentServiceClient,
+    extras::{ListProcessesRequest, ProcessEntry},
+    extras_ttrpc::ExtrasClient,
+    guest::{AGENT_PORT, FEATURE_EXTRAS, STREAM_PORT},
+    health::CheckRequest,
     health_ttrpc::HealthClient,
 };
-use tokio::time::timeout;
+use tokio::{sync::OnceCell, time::timeout};
 use ttrpc::{
     Code,
     r#async::{Client, transport::Socket},
     context::{self, Context as Deadline},
 };
 
-use super::{address::AgentAddr, link::AgentLink, template};
+use super::{
+    address::AgentAddr,
+    link::{AgentLink, GuestStream},
+    template,
+};
 use crate::{
     config::AgentConfig,
     error::{Error, ErrorKind, Result},
@@ -27,8 +37,12 @@ use crate::{
 const CALL: Duration = Duration::from_secs(60);
 /// From a clone's first instruction to its agent's readiness: less than 0.1 s on a quiet machine.
 const WAKE: Duration = Duration::from_secs(15);
+/// A back end may lose a connection on its way.
+const STREAM_CONNECT: Duration = Duration::from_secs(2);
 /// The agent's farewell; the VM is ended by force afterwards anyway.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+const SIGKILL: u32 = 9;
 
 /// One process in the guest: the container's init, or an exec.
 #[derive(Debug, Clone)]
@@ -42,6 +56,15 @@ impl GuestProcess {
     pub fn init(container: &str) -> Self {
         Self { container: container.into(), exec: container.into() }
     }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestExit {
+    /// 0 to 255; 128 + n after signal n.
+    pub code: u32,
+    /// How many processes of its container the guest had killed by then for want of memory.
+    pub oom_kills: u64,
 }
 
 /// Which process a signal is for.
@@ -62,9 +85,13 @@ pub enum Output {
 /// The agent of one sandbox.
 pub struct AgentClient {
     agent: AgentServiceClient,
+    extras: ExtrasClient,
+    /// Whether the agent has those; asked when first needed.
+    has_extras: OnceCell<bool>,
     create: Duration,
-    /// Keeps the multiplexed channel open.
-    _link: AgentLink,
+    link: AgentLink,
+    /// Whether the agent serves streams on connections of their own, as far as is known.
+    streams: AtomicBool,
 }
 
 impl AgentClient {
@@ -79,7 +106,7 @@ impl AgentClient {
                 .check(within(config.health_deadline()), &CheckRequest::new())
                 .await
                 .map_err(rpc("Check"))?;
-            Ok(Self { agent: AgentServiceClient::new(client), create: config.create_deadline(), _link: link })
+            Ok(Self::new(client, link, config))
         };
         let deadline = config.boot_deadline();
         timeout(deadline, answer).await.unwrap_or_else(|_| {
@@ -97,12 +124,39 @@ impl AgentClient {
             let port = template::wake(port, &address, rescan).await?;
             let link = AgentLink::of_clone(address, port).await?;
             let client = Client::new(Socket::new(link.connect_when_up(AGENT_PORT).await));
-            Ok(Self { agent: AgentServiceClient::new(client), create: config.create_deadline(), _link: link })
+            Ok(Self::new(client, link, config))
         };
         let deadline = WAKE.min(config.boot_deadline());
         timeout(deadline, woken)
             .await
             .unwrap_or_else(|_| Err(Error::deadline(format!("the clone did not wake within {deadline:?}"))))
+    }
+
+    fn new(client: Client, link: AgentLink, config: &AgentConfig) -> Self {
+        Self {
+            agent: AgentServiceClient::new(client.clone()),
+            extras: ExtrasClient::new(client),
+            has_extras: OnceCell::new(),
+            create: config.create_deadline(),
+            streams: AtomicBool::new(true),
+            link,
+        }
+    }
+
+    /// A connection for a standard stream; `None` if the agent serves none, or not now.
+    pub(super) async fn connect_stream(&self) -> Option<GuestStream> {
+        if !self.streams.load(Ordering::Relaxed) {
+            return None;
+        }
+        match timeout(STREAM_CONNECT, self.link.try_connect(STREAM_PORT)).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "streams go by calls");
+                self.streams.store(false, Ordering::Relaxed);
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     pub async fn create_sandbox(&self, request: &wire::CreateSandboxRequest) -> Result<()> {
@@ -144,7 +198,7 @@ impl AgentClient {
             .create_container(within(self.create), request)
             .await
             .map(drop)
-            .map_err(rpc("CreateContainer"))
+            .map_err(refused("OCI runtime create failed"))
     }
 
     pub async fn start_container(&self, container: &str) -> Result<()> {
@@ -158,35 +212,38 @@ impl AgentClient {
     }
 
     pub async fn exec(&self, process: &GuestProcess, spec: &oci::Process) -> Result<()> {
-        let spec =
-            protocols::oci::process_to_wire(spec).map_err(|error| Error::invalid(error.to_string()))?;
+        let fault = |error: protocols::oci::OciError| Error::invalid(error.to_string());
         let request = wire::ExecProcessRequest {
             container_id: process.container.clone(),
             exec_id: process.exec.clone(),
-            process: Some(spec).into(),
+            process: Some(protocols::oci::process_to_wire(spec).map_err(fault)?).into(),
+            // Has what the wire's own form has no field for.
+            process_json: protocols::oci::process_to_json(spec).map_err(fault)?,
             ..Default::default()
         };
-        self.agent.exec_process(within(self.create), &request).await.map(drop).map_err(rpc("ExecProcess"))
+        self.agent.exec_process(within(self.create), &request).await.map(drop).map_err(refused("OCI runtime exec failed: exec failed"))
     }
 
     /// [`ErrorKind::NotFound`] when the process has ended.
     pub async fn signal(&self, process: &GuestProcess, signal: u32, scope: SignalScope) -> Result<()> {
         let exec_id = match scope {
             SignalScope::One => process.exec.clone(),
-            // With SIGKILL an empty exec id reaches every process of the container.
-            SignalScope::All => String::new(),
+            // Where `all` is not known, with SIGKILL an empty exec id reaches every process of the container.
+            SignalScope::All if signal == SIGKILL => String::new(),
+            SignalScope::All => process.container.clone(),
         };
         let request = wire::SignalProcessRequest {
             container_id: process.container.clone(),
             exec_id,
             signal,
+            all: scope == SignalScope::All,
             ..Default::default()
         };
         self.agent.signal_process(within(CALL), &request).await.map(drop).map_err(rpc("SignalProcess"))
     }
 
-    /// Waits, without a deadline, until the process has ended; the agent then forgets it. Returns its exit code.
-    pub async fn wait(&self, process: &GuestProcess) -> Result<i32> {
+    /// Waits, without a deadline, until the process has ended; the agent then forgets it.
+    pub async fn wait(&self, process: &GuestProcess) -> Result<GuestExit> {
         let request = wire::WaitProcessRequest {
             container_id: process.container.clone(),
             exec_id: process.exec.clone(),
@@ -194,7 +251,7 @@ impl AgentClient {
         };
         let response =
             self.agent.wait_process(Deadline::default(), &request).await.map_err(rpc("WaitProcess"))?;
-        Ok(response.status)
+        Ok(GuestExit { code: response.status as u32 & 0xff, oom_kills: response.oom_kills })
     }
 
     /// Writes all of `data`; waits, without a deadline, while the process does not read.
@@ -252,6 +309,78 @@ impl AgentClient {
         };
         self.agent.tty_win_resize(within(CALL), &request).await.map(drop).map_err(rpc("TtyWinResize"))
     }
+
+    /// Returns when every process of the container stands still.
+    pub async fn pause_container(&self, container: &str) -> Result<()> {
+        let request = wire::PauseContainerRequest { container_id: container.into(), ..Default::default() };
+        self.agent.pause_container(within(CALL), &request).await.map(drop).map_err(rpc("PauseContainer"))
+    }
+
+    pub async fn resume_container(&self, container: &str) -> Result<()> {
+        let request = wire::ResumeContainerRequest { container_id: container.into(), ..Default::default() };
+        self.agent.resume_container(within(CALL), &request).await.map(drop).map_err(rpc("ResumeContainer"))
+    }
+
+    /// Sets new limits; what is not named stays.
+    pub async fn update_container(&self, container: &str, resources: &oci::LinuxResources) -> Result<()> {
+        let json =
+            serde_json::to_vec(resources).map_err(|error| Error::invalid(format!("resources: {error}")))?;
+        let request = wire::UpdateContainerRequest {
+            container_id: container.into(),
+            resources: Some(for_upstream(resources.clone())?).into(),
+            resources_json: json,
+            ..Default::default()
+        };
+        self.agent.update_container(within(CALL), &request).await.map(drop).map_err(rpc("UpdateContainer"))
+    }
+
+    pub async fn stats_container(&self, container: &str) -> Result<wire::StatsContainerResponse> {
+        let request = wire::StatsContainerRequest { container_id: container.into(), ..Default::default() };
+        self.agent.stats_container(within(CALL), &request).await.map_err(rpc("StatsContainer"))
+    }
+
+    /// Whether [`Self::signal`] reaches every process of a container whatever the signal.
+    pub async fn signals_all(&self) -> Result<bool> {
+        self.has_extras().await
+    }
+
+    async fn has_extras(&self) -> Result<bool> {
+        let ask = || async {
+            let request = wire::GuestDetailsRequest::new();
+            let details = self.agent.get_guest_details(within(CALL), &request).await;
+            let details = details.map_err(rpc("GetGuestDetails"))?;
+            Ok(details.agent_details.extra_features.iter().any(|feature| feature == FEATURE_EXTRAS))
+        };
+        self.has_extras.get_or_try_init(ask).await.copied()
+    }
+
+    /// The container's processes; `None` if the agent cannot list them.
+    pub async fn list_processes(&self, container: &str) -> Result<Option<Vec<ProcessEntry>>> {
+        if !self.has_extras().await? {
+            return Ok(None);
+        }
+        let request = ListProcessesRequest { container_id: container.into(), ..Default::default() };
+        let listed = self.extras.list_processes(within(CALL), &request).await;
+        Ok(Some(listed.map_err(rpc("ListProcesses"))?.processes))
+    }
+
+    /// Waits, without a deadline, until the guest runs out of memory and kills. Returns the container, and how many of
+    /// its processes were killed so far if the agent says so.
+    pub async fn oom_kill(&self) -> Result<(String, Option<u64>)> {
+        let event = self.agent.get_oom_event(Deadline::default(), &wire::GetOOMEventRequest::new()).await;
+        let event = event.map_err(rpc("GetOOMEvent"))?;
+        Ok((event.container_id, Some(event.oom_kills).filter(|kills| *kills > 0)))
+    }
+}
+
+/// What an agent without our additions is told: without the host's numbers of CPUs and devices, which it would take for
+/// the guest's.
+fn for_upstream(mut resources: oci::LinuxResources) -> Result<protocols::wire_oci::LinuxResources> {
+    resources.set_devices(None).set_block_io(None).set_network(None);
+    if let Some(cpu) = resources.cpu_mut() {
+        cpu.set_cpus(None).set_mems(None);
+    }
+    protocols::oci::resources_to_wire(&resources).map_err(|error| Error::invalid(error.to_string()))
 }
 
 fn within(deadline: Duration) -> Deadline {
@@ -260,13 +389,21 @@ fn within(deadline: Duration) -> Deadline {
 
 /// The guest's answer as an error of ours. Its text is the guest's word, so it is cut.
 fn rpc(call: &'static str) -> impl Fn(ttrpc::Error) -> Error {
-    move |error| {
-        let (kind, text) = match &error {
-            ttrpc::Error::RpcStatus(status) => (kind_of(status.code()), status.message.clone()),
-            other => (ErrorKind::Unavailable, other.to_string()),
-        };
-        Error::new(kind, text.chars().take(2000).collect::<String>()).context(format!("agent {call}"))
-    }
+    move |error| told(error).context(format!("agent {call}"))
+}
+
+/// An error under the words that users know from other runtimes.
+fn refused(words: &'static str) -> impl Fn(ttrpc::Error) -> Error {
+    move |error| told(error).context(words)
+}
+
+/// What the guest said; it may be hostile, so not at any length.
+fn told(error: ttrpc::Error) -> Error {
+    let (kind, text) = match &error {
+        ttrpc::Error::RpcStatus(status) => (kind_of(status.code()), status.message.clone()),
+        other => (ErrorKind::Unavailable, other.to_string()),
+    };
+    Error::new(kind, text.chars().take(2000).collect::<String>())
 }
 
 fn kind_of(code: Code) -> ErrorKind {

@@ -1,7 +1,12 @@
 //! A way to the agent of a running VM: (port) -> byte stream, whatever carries it.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use protocols::guest::AGENT_PORT;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -70,7 +75,8 @@ impl AgentLink {
         }
     }
 
-    async fn try_connect(&self, port: u32) -> io::Result<GuestStream> {
+    /// Connects to a port that the guest serves or not. Cancel-safe: the caller sets the bound.
+    pub async fn try_connect(&self, port: u32) -> io::Result<GuestStream> {
         Ok(match (&self.address, &self.mux) {
             (AgentAddr::Vsock { cid }, _) => {
                 Box::new(VsockStream::connect(VsockAddr::new(*cid, port)).await?)
@@ -78,10 +84,18 @@ impl AgentLink {
             (AgentAddr::HybridVsock { socket }, _) => {
                 Box::new(ask_for(UnixStream::connect(socket).await?, port).await?)
             }
-            (AgentAddr::Unix { socket }, _) => Box::new(UnixStream::connect(socket).await?),
+            (AgentAddr::Unix { socket }, _) => Box::new(UnixStream::connect(of_port(socket, port)).await?),
             (AgentAddr::Serial { .. }, Some(mux)) => Box::new(ask_for(mux.stream().await?, port).await?),
             (AgentAddr::Serial { socket }, None) => return Err(not_opened(socket)),
         })
+    }
+}
+
+/// The socket for a port: the agent's own has the plain name.
+fn of_port(socket: &Path, port: u32) -> PathBuf {
+    match port {
+        AGENT_PORT => socket.into(),
+        _ => PathBuf::from(format!("{}.{port}", socket.display())),
     }
 }
 

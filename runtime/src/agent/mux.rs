@@ -1,6 +1,6 @@
 //! Many streams over the one virtio-serial port: hello, then yamux, then one line per stream that names its port.
 
-use std::{future::poll_fn, io, path::Path, task::Poll};
+use std::{future::poll_fn, io, path::Path, task::Poll, time::Duration};
 
 use futures::channel::oneshot;
 use protocols::guest::SERIAL_HELLO;
@@ -9,6 +9,7 @@ use tokio::{
     net::UnixStream,
     sync::mpsc,
     task::AbortHandle,
+    time::{sleep, timeout},
 };
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
@@ -19,6 +20,11 @@ const GARBAGE_LIMIT: usize = 1 << 20;
 const WINDOW: usize = 64 << 20;
 /// Streams that may be open at once: three per process and the RPC connection.
 const STREAMS: usize = 4096;
+/// How long the first hello is given before another; longer each time. A guest that has not noticed that an older host
+/// hung up in the middle of a frame takes the hello for the rest of that.
+const ATTEMPT: Duration = Duration::from_millis(400);
+/// For the guest to notice that this host hung up.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Frames this large keep the number of guest wake-ups down without making small messages wait long.
 const FRAME: usize = 64 << 10;
 
@@ -35,12 +41,26 @@ impl Mux {
     /// Begins a conversation on the port's socket. Waits for the guest as long as the caller lets it: what is
     /// written before the guest has opened its end stays in the socket.
     pub async fn open(socket: &Path) -> io::Result<Self> {
-        Self::begin(UnixStream::connect(socket).await?).await
+        let mut patience = ATTEMPT;
+        loop {
+            let mut port = UnixStream::connect(socket).await?;
+            if let Ok(greeted) = timeout(patience, greet(&mut port)).await {
+                return greeted.map(|()| Self::converse(port));
+            }
+            tracing::debug!("no answer on the serial channel, the guest is greeted again");
+            drop(port);
+            sleep(PAUSE).await;
+            patience *= 2;
+        }
     }
 
     /// The same on a connection to the port's socket.
     pub async fn begin(mut port: UnixStream) -> io::Result<Self> {
         greet(&mut port).await?;
+        Ok(Self::converse(port))
+    }
+
+    fn converse(port: UnixStream) -> Self {
         let mut config = Config::default();
         config
             .set_max_connection_receive_window(Some(WINDOW + STREAMS * yamux::DEFAULT_CREDIT as usize))
@@ -49,7 +69,7 @@ impl Mux {
         let connection = Connection::new(port.compat(), config, Mode::Client);
         let (requests, queue) = mpsc::channel(64);
         let driver = tokio::spawn(drive(connection, queue)).abort_handle();
-        Ok(Self { requests, driver })
+        Self { requests, driver }
     }
 
     pub async fn stream(&self) -> io::Result<Compat<yamux::Stream>> {
@@ -159,5 +179,26 @@ mod tests {
         assert_eq!(&bytes, b"ping");
         drop((stream, mux));
         guest.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_misses_the_hello_is_greeted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("port");
+        let listener = UnixListener::bind(&path).unwrap();
+        let guest = async {
+            let (mut port, _) = listener.accept().await.unwrap();
+            let mut missed = Vec::new();
+            port.read_to_end(&mut missed).await.unwrap();
+            assert!(missed.starts_with(SERIAL_HELLO.as_bytes()));
+            let (mut port, _) = listener.accept().await.unwrap();
+            let mut hello = vec![0; missed.len()];
+            port.read_exact(&mut hello).await.unwrap();
+            assert_ne!(hello, missed);
+            port.write_all(&hello).await.unwrap();
+            port
+        };
+        let (mux, _port) = tokio::join!(Mux::open(&path), guest);
+        mux.unwrap();
     }
 }

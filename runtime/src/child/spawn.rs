@@ -7,6 +7,7 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{LazyLock, mpsc},
 };
@@ -70,6 +71,30 @@ impl Launch {
 
     pub fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) -> &mut Self {
         self.command.args(args);
+        self
+    }
+
+    /// What the program finds as its own name.
+    pub fn arg0(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
+        self.command.arg0(name);
+        self
+    }
+
+    /// The directory it starts in.
+    pub fn dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// What it reads on its standard input.
+    pub fn input(&mut self, file: impl Into<Stdio>) -> &mut Self {
+        self.command.stdin(file);
+        self
+    }
+
+    /// Leaves out our environment.
+    pub fn no_env(&mut self) -> &mut Self {
+        self.command.env_clear();
         self
     }
 

@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, Mount, Root, Spec};
+use oci_spec::runtime::{
+    Hooks, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
+};
 use protocols::guest;
 
 use crate::{
@@ -28,10 +30,21 @@ pub(crate) fn translate(bundle: &Bundle, decided: Decided) -> Result<Spec> {
     let mut root = Root::default();
     root.set_path(decided.root).set_readonly(read_only);
     spec.set_root(Some(root)).set_mounts(Some(decided.mounts));
-    // Hooks name programs of the host; they run there.
-    spec.set_hooks(None);
-    translate_process(&mut spec);
-    translate_linux(&mut spec, decided.seccomp)?;
+    spec.set_hooks(guest_hooks(&spec));
+    if let Some(process) = spec.process_mut() {
+        // Labels and profiles of the host's policy; the guest has none.
+        process.set_selinux_label(None).set_apparmor_profile(None);
+    }
+    let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
+    translate_namespaces(linux, &bundle.role)?;
+    linux.set_mount_label(None);
+    if !decided.seccomp {
+        linux.set_seccomp(None);
+    }
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    translate_devices(linux, &mut resources)?;
+    translate_resources(&mut resources)?;
+    linux.set_resources(Some(resources));
     annotate(&mut spec, bundle);
     Ok(spec)
 }
@@ -41,18 +54,30 @@ pub(crate) fn shares_sandbox_pids(bundle: &Bundle) -> bool {
     matches!(bundle.namespace(LinuxNamespaceType::Pid), Some(Some(_)))
 }
 
-fn translate_process(spec: &mut Spec) {
-    if let Some(process) = spec.process_mut() {
-        // Labels and profiles of the host's policy; the guest has none.
-        process.set_selinux_label(None).set_apparmor_profile(None);
-    }
+/// Those whose programs are in the container. All others name programs of the host, and run there.
+fn guest_hooks(spec: &Spec) -> Option<Hooks> {
+    let hooks = spec.hooks().as_ref()?.start_container().clone().filter(|hooks| !hooks.is_empty())?;
+    let mut kept = Hooks::default();
+    kept.set_start_container(Some(hooks));
+    Some(kept)
 }
 
-fn translate_linux(spec: &mut Spec, seccomp: bool) -> Result<()> {
-    let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
+fn translate_namespaces(linux: &mut Linux, role: &Role) -> Result<()> {
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    // The guest's network is the VM's, its process namespace is asked for apart, and the host's clock offsets mean
-    // nothing there. The agent always makes a cgroup namespace.
+    let has = |kind| namespaces.iter().any(|namespace| namespace.typ() == kind);
+    if has(LinuxNamespaceType::User) && *role != Role::Single {
+        return Err(Error::unimplemented(
+            "linux.namespaces: user namespaces of pods are not served: their containers share namespaces of the \
+             guest's own",
+        ));
+    }
+    if has(LinuxNamespaceType::Time) {
+        tracing::debug!("no time namespace: a VM has clocks of its own, and offsets to the host's mean nothing there");
+        linux.set_time_offsets(None);
+    }
+    let no_mount_namespace = !has(LinuxNamespaceType::Mount);
+    // The guest's network is the VM's, and its process namespace is asked for apart. The agent always makes a cgroup
+    // namespace.
     namespaces.retain(|namespace| {
         !matches!(
             namespace.typ(),
@@ -62,39 +87,82 @@ fn translate_linux(spec: &mut Spec, seccomp: bool) -> Result<()> {
                 | LinuxNamespaceType::Cgroup
         )
     });
-    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+    if no_mount_namespace {
         // A container without a mount namespace of its own would see the agent's.
-        namespaces.push(
-            oci_spec::runtime::LinuxNamespaceBuilder::default()
-                .typ(LinuxNamespaceType::Mount)
-                .build()
-                .map_err(|error| Error::internal(error.to_string()))?,
-        );
+        let mut mount = LinuxNamespace::default();
+        mount.set_typ(LinuxNamespaceType::Mount);
+        namespaces.push(mount);
     }
     for namespace in &mut namespaces {
         namespace.set_path(None);
     }
     linux.set_namespaces(Some(namespaces));
-    linux.set_mount_label(None);
-    if !seccomp {
-        linux.set_seccomp(None);
-    }
+    Ok(())
+}
+
+/// Leaves the devices and rules whose numbers mean the same on every Linux. A privileged container comes with all of its
+/// host's devices, and goes without the others; in any other container each was asked for.
+fn translate_devices(linux: &mut Linux, resources: &mut LinuxResources) -> Result<()> {
+    let rules = resources.devices().clone().unwrap_or_default();
+    let privileged = allows_all(&rules);
     if let Some(devices) = linux.devices_mut() {
-        devices.retain(|device| {
-            let keep = device.typ() != LinuxDeviceType::B;
-            if !keep {
-                tracing::warn!(path = %device.path().display(), "block devices are not passed to the guest");
+        for device in devices.iter().filter(|_| !privileged) {
+            let (path, major, minor) = (device.path().display(), device.major(), device.minor());
+            if device.typ() == LinuxDeviceType::B {
+                return Err(Error::unimplemented(format!(
+                    "linux.devices: {path}: block devices of the host are not served by this version"
+                )));
             }
-            keep
-        });
+            if !is_known(device.typ(), major, minor) {
+                return Err(Error::invalid(format!(
+                    "linux.devices: {path} ({major}:{minor}) is a device of the host, which the guest cannot have"
+                )));
+            }
+        }
+        devices.retain(|device| is_known(device.typ(), device.major(), device.minor()));
     }
-    let mut resources = linux.resources().clone().unwrap_or_default();
-    // Device numbers, disks, traffic classes and CPU numbers are the host's.
-    resources.set_devices(None).set_block_io(None).set_network(None);
-    if let Some(cpu) = resources.cpu_mut() {
-        cpu.set_cpus(None).set_mems(None);
+    let means_something = |rule: &LinuxDeviceCgroup| match (rule.typ(), rule.major(), rule.minor()) {
+        (None | Some(LinuxDeviceType::A), _, _) => true,
+        // Any of them.
+        (_, None | Some(-1), _) => true,
+        (Some(kind), Some(major), minor) => is_known(kind, major, minor.filter(|minor| *minor >= 0).unwrap_or(0x80)),
+    };
+    let kept: Vec<_> = rules.into_iter().filter(means_something).collect();
+    resources.set_devices((!kept.is_empty()).then_some(kept));
+    Ok(())
+}
+
+fn allows_all(rules: &[LinuxDeviceCgroup]) -> bool {
+    let is_for_all = |rule: &&LinuxDeviceCgroup| {
+        matches!(rule.typ(), None | Some(LinuxDeviceType::A))
+            && rule.major().is_none_or(|major| major < 0)
+            && rule.minor().is_none_or(|minor| minor < 0)
+    };
+    rules.iter().rfind(is_for_all).is_some_and(LinuxDeviceCgroup::allow)
+}
+
+/// Whether these numbers mean the same device on every Linux: the kernel's list of them is fixed but for some ranges that
+/// are given out as drivers come, and those of disks, which mean another disk in every machine.
+fn is_known(kind: LinuxDeviceType, major: i64, minor: i64) -> bool {
+    match kind {
+        LinuxDeviceType::P => true,
+        LinuxDeviceType::C | LinuxDeviceType::U => match major {
+            10 => (128..255).contains(&minor),
+            60..=63 | 120..=127 => false,
+            _ => (1..234).contains(&major),
+        },
+        LinuxDeviceType::A | LinuxDeviceType::B => false,
     }
-    linux.set_resources(Some(resources));
+}
+
+fn translate_resources(resources: &mut LinuxResources) -> Result<()> {
+    if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
+        return Err(Error::invalid("linux.resources.rdma: the guest has no such devices"));
+    }
+    if resources.network().is_some() {
+        tracing::debug!("linux.resources.network: version 2 of cgroups has no classes of traffic");
+        resources.set_network(None);
+    }
     Ok(())
 }
 
@@ -115,53 +183,101 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn translated(host: Value) -> Value {
+    fn try_translate(host: Value) -> Result<Value> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), host.to_string()).unwrap();
         let bundle = Bundle::load(dir.path()).unwrap();
         let decided = Decided { root: "/guest/root".into(), mounts: Vec::new(), seccomp: false };
-        serde_json::to_value(translate(&bundle, decided).unwrap()).unwrap()
+        Ok(serde_json::to_value(translate(&bundle, decided)?).unwrap())
+    }
+
+    fn spec(linux: Value) -> Value {
+        json!({
+            "ociVersion": "1.0.2", "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "root": {"path": "rootfs"}, "linux": linux,
+        })
     }
 
     #[test]
     fn what_is_the_hosts_stays_on_the_host() {
-        let guest = translated(json!({
+        let guest = try_translate(json!({
             "ociVersion": "1.0.2",
             "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 7, "gid": 8}, "selinuxLabel": "a:b:c:s0",
                         "apparmorProfile": "p", "env": ["A=b"]},
             "root": {"path": "rootfs", "readonly": true},
-            "hooks": {"prestart": [{"path": "/bin/hook"}]},
+            "hooks": {"prestart": [{"path": "/bin/hook"}], "startContainer": [{"path": "/in/container"}]},
             "linux": {
                 "namespaces": [{"type": "pid"}, {"type": "network", "path": "/n"}, {"type": "ipc", "path": "/i"},
                                {"type": "time"}, {"type": "cgroup"}],
-                "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229},
-                            {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}],
-                "resources": {"devices": [{"allow": false, "access": "rwm"}], "cpu": {"quota": 5, "cpus": "0-3"},
-                              "memory": {"limit": 1000}, "pids": {"limit": 9}},
+                "timeOffsets": {"boottime": {"secs": 1, "nanosecs": 0}},
+                "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}],
+                "resources": {"devices": [{"allow": false, "access": "rwm"},
+                                          {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"},
+                                          {"allow": true, "type": "c", "major": 240, "minor": 1, "access": "rw"},
+                                          {"allow": true, "type": "b", "major": 8, "minor": 1, "access": "rw"},
+                                          {"allow": true, "type": "c", "major": 226, "minor": -1, "access": "rw"}],
+                              "cpu": {"quota": 5, "cpus": "0-3"}, "network": {"classID": 5},
+                              "memory": {"limit": 1000}, "pids": {"limit": 9}, "unified": {"memory.high": "5"}},
                 "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
                 "mountLabel": "x",
             },
-        }));
+        }))
+        .unwrap();
         for (pointer, expected) in [
             ("/root", json!({"path": "/guest/root", "readonly": true})),
-            ("/hooks", Value::Null),
+            ("/hooks", json!({"startContainer": [{"path": "/in/container"}]})),
             ("/process/selinuxLabel", Value::Null),
             ("/process/apparmorProfile", Value::Null),
             ("/process/env", json!(["A=b"])),
             ("/process/user/uid", json!(7)),
             ("/linux/namespaces", json!([{"type": "ipc"}, {"type": "mount"}])),
+            ("/linux/timeOffsets", Value::Null),
             ("/linux/devices/0/path", json!("/dev/fuse")),
-            ("/linux/devices/1", Value::Null),
-            ("/linux/resources/devices", Value::Null),
+            ("/linux/resources/devices/1/major", json!(10)),
+            ("/linux/resources/devices/2/major", json!(226)),
+            ("/linux/resources/devices/3", Value::Null),
+            ("/linux/resources/network", Value::Null),
             ("/linux/resources/cpu/quota", json!(5)),
-            ("/linux/resources/cpu/cpus", Value::Null),
+            ("/linux/resources/cpu/cpus", json!("0-3")),
             ("/linux/resources/memory/limit", json!(1000)),
             ("/linux/resources/pids/limit", json!(9)),
+            ("/linux/resources/unified", json!({"memory.high": "5"})),
             ("/linux/seccomp", Value::Null),
             ("/linux/mountLabel", Value::Null),
             ("/annotations/io.katacontainers.pkg.oci.container_type", json!("single_container")),
         ] {
             assert_eq!(guest.pointer(pointer).cloned().unwrap_or_default(), expected, "{pointer}");
         }
+    }
+
+    #[test]
+    fn what_the_guest_cannot_have_is_refused_by_name() {
+        let mut pod = spec(json!({"namespaces": [{"type": "user"}]}));
+        pod["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
+        for (host, words) in [
+            (spec(json!({"devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]})), "/dev/sda"),
+            (spec(json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 7}]})), "/dev/x (240:7)"),
+            (spec(json!({"devices": [{"path": "/dev/y", "type": "c", "major": 10, "minor": 60}]})), "/dev/y (10:60)"),
+            (spec(json!({"resources": {"rdma": {"mlx": {"hcaHandles": 1}}}})), "rdma"),
+            (pod, "user namespaces of pods"),
+        ] {
+            let error = try_translate(host).unwrap_err().to_string();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_privileged_container_goes_without_what_the_guest_cannot_have() {
+        let guest = try_translate(spec(json!({
+            "devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+                        {"path": "/dev/x", "type": "c", "major": 240, "minor": 7},
+                        {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}],
+            "resources": {"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "access": "rwm"}]},
+        })))
+        .unwrap();
+        let devices = guest["linux"]["devices"].as_array().unwrap();
+        assert_eq!(devices.len(), 1);
+        assert_eq!(devices[0]["path"], "/dev/kvm");
+        assert_eq!(guest["linux"]["resources"]["devices"].as_array().unwrap().len(), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! One OCI container: its processes, its storage, its life. Never talks to the VM.
 
+mod control;
 pub(crate) mod guest_spec;
 pub(crate) mod sizing;
 
@@ -14,12 +15,16 @@ use oci_spec::runtime as oci;
 use protocols::agent::CreateContainerRequest;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
+pub use protocols::agent::{BlkioStats, BlkioStatsEntry, HugetlbStats, StatsContainerResponse as Stats};
+
 use crate::{
     agent::AgentClient,
     bundle::Bundle,
     error::{Context, Error, ErrorKind, Result},
     events::{self, Event},
+    hooks::{HostHooks, Phase},
     ids::{ContainerId, ExecId},
+    ledger::Ledger,
     process::{Exit, Process, Status},
     stdio::Stdio,
     storage::Storage,
@@ -30,6 +35,8 @@ const EXEC_END: Duration = Duration::from_secs(5);
 /// How long a deleted process's reader may take nothing before what is left is dropped. runc's shim waits as long.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
 const SIGKILL: u32 = 9;
+/// Up to this size a spec goes in both of its forms: a message has 4 MiB.
+const BOTH_FIT: usize = 3 << 19;
 
 /// A container in the guest.
 pub struct Container {
@@ -39,9 +46,15 @@ pub struct Container {
     pid: u32,
     agent: Arc<AgentClient>,
     events: events::Sender,
+    ledger: Ledger,
+    hooks: HostHooks,
     init: Arc<Process>,
     execs: SyncMutex<HashMap<String, Arc<Process>>>,
     storage: SyncMutex<Option<Storage>>,
+    /// Its limits, as far as they shape the VM.
+    workload: SyncMutex<sizing::Workload>,
+    /// How many kills for want of memory were told.
+    oom_kills: SyncMutex<u64>,
     /// Orders start and delete. `wait`, `kill` and `resize` never take it.
     lifecycle: Mutex<()>,
 }
@@ -62,26 +75,25 @@ impl Container {
             mounts: std::mem::take(&mut storage.mounts),
             seccomp,
         };
+        let hooks = HostHooks::new(&id, bundle, owner.pid, owner.hook_deadline, &owner.ledger);
         let made = async {
-            let streams = stdio.open()?;
-            let spec = guest_spec::translate(bundle, decided)?;
-            let spec =
-                protocols::oci::spec_to_wire(&spec).map_err(|error| Error::invalid(error.to_string()))?;
-            let request = CreateContainerRequest {
-                container_id: id.to_string(),
-                exec_id: id.to_string(),
-                OCI: Some(spec).into(),
-                sandbox_pidns: guest_spec::shares_sandbox_pids(bundle),
-                ..Default::default()
+            let streams = stdio.open(id.as_str(), &owner.ledger).await?;
+            let request = create_request(&id, bundle, decided)?;
+            let hooked = async {
+                hooks.before_create().await?;
+                owner.agent.create_container(&request).await
             };
-            owner.agent.create_container(&request).await?;
+            if let Err(error) = hooked.await {
+                hooks.after(Phase::Poststop).await;
+                return Err(error);
+            }
             Ok(streams)
         };
         let streams = match made.await {
             Ok(streams) => streams,
             Err(error) => return Err((error, storage)),
         };
-        let Owner { agent, events, pid } = owner;
+        let Owner { agent, events, ledger, pid, .. } = owner;
         let init = Arc::new(Process::init(agent.clone(), id.as_str(), stdio));
         init.attach(streams).await;
         let container = Arc::new(Self {
@@ -90,9 +102,13 @@ impl Container {
             pid,
             agent,
             events,
+            ledger,
+            hooks,
             init,
             execs: SyncMutex::default(),
             storage: SyncMutex::new(Some(storage)),
+            workload: SyncMutex::new(sizing::Workload::of(&bundle.spec)),
+            oom_kills: SyncMutex::default(),
             lifecycle: Mutex::default(),
         });
         // From here on, for an init can be killed before it is started.
@@ -115,7 +131,7 @@ impl Container {
             Some(exec) => lock(&self.execs)
                 .get(exec)
                 .cloned()
-                .ok_or_else(|| Error::not_found(format!("exec {exec} of container {}", self.id))),
+                .ok_or_else(|| Error::not_found(format!("process does not exist {exec}"))),
         }
     }
 
@@ -124,28 +140,34 @@ impl Container {
         let _order = self.lifecycle.lock().await;
         match self.init.status() {
             Status::Created => {}
-            Status::Stopped => return Err(Error::precondition("process already finished")),
-            Status::Running | Status::Paused => {
-                return Err(Error::precondition("the container runs already"));
+            Status::Running => return Err(Error::wrong_state("cannot start a running process")),
+            Status::Pausing | Status::Paused => {
+                return Err(Error::wrong_state("cannot start a paused process"));
             }
+            Status::Stopped => return Err(Error::wrong_state("cannot start a stopped process")),
         }
         self.agent.start_container(self.id.as_str()).await?;
         self.init.mark_running().await;
         // The watcher takes the same lock before it tells the end, so the end cannot overtake this.
         self.tell(Event::Started { container: self.id.to_string(), pid: self.pid });
+        self.hooks.after(Phase::Poststart).await;
         Ok(())
     }
 
     /// Registers an exec; the guest hears of it when it is started.
     pub async fn exec(&self, id: ExecId, process: oci::Process, stdio: Stdio) -> Result<()> {
-        if self.init.status() == Status::Stopped {
-            return Err(Error::precondition(format!("container {} has ended", self.id)));
+        match self.init.status() {
+            Status::Created | Status::Running => {}
+            Status::Pausing | Status::Paused => {
+                return Err(Error::wrong_state("cannot exec in a paused state"));
+            }
+            Status::Stopped => return Err(Error::wrong_state("cannot exec in a stopped state")),
         }
         let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio);
         {
             let mut execs = lock(&self.execs);
             if id.as_str() == self.id.as_str() || execs.contains_key(id.as_str()) {
-                return Err(Error::already_exists(format!("exec {id} of container {}", self.id)));
+                return Err(Error::already_exists(format!("id {id}")));
             }
             execs.insert(id.to_string(), Arc::new(exec));
         }
@@ -156,14 +178,20 @@ impl Container {
     /// Runs a registered exec.
     pub async fn start_exec(self: &Arc<Self>, id: &str) -> Result<()> {
         let process = self.process(Some(id))?;
-        if process.status() != Status::Created {
-            return Err(Error::precondition(format!("exec {id} was started already")));
+        match process.status() {
+            Status::Created => {}
+            Status::Stopped => return Err(Error::wrong_state("cannot start a stopped process")),
+            _ => return Err(Error::wrong_state("cannot start a running process")),
         }
-        if self.init.status() != Status::Running {
-            return Err(Error::precondition(format!("container {} does not run", self.id)));
+        match self.init.status() {
+            Status::Created | Status::Running => {}
+            Status::Pausing | Status::Paused => {
+                return Err(Error::wrong_state("cannot exec in a paused container"));
+            }
+            Status::Stopped => return Err(Error::wrong_state("cannot exec in a stopped container")),
         }
         let started = async {
-            let streams = process.stdio().open()?;
+            let streams = process.stdio().open(id, &self.ledger).await?;
             process.launch_exec().await?;
             process.attach(streams).await;
             Ok(())
@@ -179,9 +207,13 @@ impl Container {
         Ok(())
     }
 
-    /// Sends `signal` to every process of the container.
+    /// Sends `signal` to every process of the container; where the agent cannot, to all that were asked for.
     pub async fn kill_all(&self, signal: u32) -> Result<()> {
-        if signal == SIGKILL {
+        if self.init.status() == Status::Stopped {
+            // Nothing is left to be killed, and for runc that is no error.
+            return Ok(());
+        }
+        if signal == SIGKILL || self.agent.signals_all().await? {
             return self.init.kill_all(signal).await;
         }
         let execs: Vec<_> = lock(&self.execs).values().cloned().collect();
@@ -198,11 +230,12 @@ impl Container {
     pub async fn delete_exec(&self, id: &str) -> Result<Exit> {
         let process = self.process(Some(id))?;
         let exit = match process.status() {
-            Status::Created => process.record(0, |_| ()),
-            Status::Stopped => process.wait().await?,
-            Status::Running | Status::Paused => {
-                return Err(Error::precondition(format!("exec {id} still runs")));
+            Status::Created => {
+                process.record(0, |_| ());
+                Exit::never_ran()
             }
+            Status::Stopped => process.wait().await?,
+            _ => return Err(Error::wrong_state("cannot delete a running process")),
         };
         process.detach(READER_PATIENCE).await;
         lock(&self.execs).remove(id);
@@ -212,23 +245,30 @@ impl Container {
     /// Takes the container out of the guest and off the host. One that was never started is killed first.
     pub(crate) async fn delete(&self) -> Result<Exit> {
         let _order = self.lifecycle.lock().await;
-        if matches!(self.init.status(), Status::Running | Status::Paused) {
-            return Err(Error::precondition(format!("container {} still runs: kill it first", self.id)));
+        match self.init.status() {
+            Status::Created | Status::Stopped => {}
+            Status::Running => return Err(Error::wrong_state("cannot delete a running process")),
+            Status::Pausing | Status::Paused => {
+                return Err(Error::wrong_state("cannot delete a paused process"));
+            }
         }
-        if self.init.status() == Status::Created {
+        let exit = if self.init.status() == Status::Created {
             // It waits before its program, and would for ever. The watcher cannot tell its end: it waits for our lock.
             if let Err(error) = self.init.kill_all(SIGKILL).await {
                 tracing::debug!(%error, container = %self.id, "not killed in the guest");
             }
             self.init.record(128 + SIGKILL, |exit| self.tell_exit(self.id.as_str(), exit));
-        }
-        let exit = self.init.wait().await?;
+            Exit::never_ran()
+        } else {
+            self.init.wait().await?
+        };
         self.init.detach(READER_PATIENCE).await;
         if let Err(error) = self.agent.remove_container(self.id.as_str()).await {
             // A guest that died took the container with it.
             tracing::debug!(%error, container = %self.id, "not removed in the guest");
         }
         self.release_storage().await?;
+        self.hooks.after(Phase::Poststop).await;
         self.tell(Event::Deleted { container: self.id.to_string(), pid: self.pid, exit });
         Ok(exit)
     }
@@ -273,7 +313,11 @@ impl Container {
     /// Waits for the end in the guest, or for the end of the guest.
     async fn end_of(&self, process: &Process) -> u32 {
         tokio::select! {
-            code = process.ended() => code,
+            ended = process.ended() => {
+                // Before the end is told: engines look for the reason when they hear of the end.
+                self.ran_out_of_memory(Some(ended.oom_kills));
+                ended.code
+            }
             exit = process.wait() => exit.map_or(UNSTARTED, |exit| exit.code),
         }
     }
@@ -312,15 +356,48 @@ impl Container {
     }
 }
 
+/// One process of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The hypervisor's for the init; for any other 1000000000 and its number in the container.
+    pub pid: u32,
+    /// The exec whose process it is.
+    pub exec: Option<String>,
+}
+
 /// What a process that could not be started is said to have returned.
 const UNSTARTED: u32 = 255;
+
+/// The spec, both as every agent knows it and as JSON, which has fields that the former has not.
+fn create_request(
+    id: &ContainerId,
+    bundle: &Bundle,
+    decided: guest_spec::Decided,
+) -> Result<CreateContainerRequest> {
+    let spec = guest_spec::translate(bundle, decided)?;
+    let fault = |error: protocols::oci::OciError| Error::invalid(error.to_string());
+    let spec_json = protocols::oci::spec_to_json(&spec).map_err(fault)?;
+    let both_fit = spec_json.len() < BOTH_FIT;
+    let wire = both_fit.then(|| protocols::oci::spec_to_wire(&spec).map_err(fault)).transpose()?;
+    Ok(CreateContainerRequest {
+        container_id: id.to_string(),
+        exec_id: id.to_string(),
+        OCI: wire.into(),
+        sandbox_pidns: guest_spec::shares_sandbox_pids(bundle),
+        spec_json,
+        ..Default::default()
+    })
+}
 
 /// What every container of a sandbox works with.
 #[derive(Clone)]
 pub(crate) struct Owner {
     pub agent: Arc<AgentClient>,
     pub events: events::Sender,
+    pub ledger: Ledger,
     pub pid: u32,
+    /// For a hook that names no time of its own.
+    pub hook_deadline: Duration,
 }
 
 fn lock<T>(mutex: &SyncMutex<T>) -> MutexGuard<'_, T> {

@@ -3,7 +3,7 @@
 //! Kata's Go rule: the configured default is what guest and agent need, the containers' limits come on top. A VM of
 //! one container is booted at its full size; nothing has to be plugged.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::{
     bundle::{Bundle, Role},
@@ -14,7 +14,10 @@ use crate::{
 /// vCPUs of a template, most of which sleep in its clones. Each costs start-up time and a thread; larger VMs are booted.
 const TEMPLATE_VCPUS: u32 = 16;
 /// Guest kernels take memory in blocks of this size.
-const MEMORY_BLOCK: MiB = MiB(128);
+pub(crate) const MEMORY_BLOCK: MiB = MiB(128);
+
+/// Of the CPU quota, where only the quota is named: the kernel's, in microseconds.
+const DEFAULT_PERIOD: f64 = 100_000.0;
 
 /// What containers ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -37,16 +40,30 @@ impl Workload {
     /// The limits in a container's own spec; without limits, nothing.
     pub fn of(spec: &Spec) -> Self {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+        resources.map_or_else(Self::default, |resources| Self::default().updated(resources))
+    }
+
+    /// With new limits; what they do not name stays.
+    pub fn updated(self, resources: &LinuxResources) -> Self {
+        let cpu = resources.cpu().as_ref();
         let cpus = match cpu.map(|cpu| (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0))) {
             Some((quota, period)) if quota > 0 && period > 0 => quota as f64 / period as f64,
-            _ => 0.0,
+            Some((quota, 0)) if quota > 0 => quota as f64 / DEFAULT_PERIOD,
+            Some((quota, _)) if quota < 0 => 0.0,
+            _ => self.cpus,
         };
-        let limit =
-            resources.and_then(|resources| resources.memory().as_ref()).and_then(|memory| memory.limit());
-        // A limit beyond what any host has means "none" to the engines that send it.
-        let memory = limit.filter(|limit| *limit > 0 && *limit < i64::MAX / 2).unwrap_or(0) as u64 >> 20;
-        Self { cpus, memory: MiB(memory) }
+        let memory = match resources.memory().as_ref().and_then(|memory| memory.limit()) {
+            None | Some(0) => self.memory,
+            Some(limit) if (0..i64::MAX / 2).contains(&limit) => MiB(limit.unsigned_abs() >> 20),
+            // A limit beyond what any host has means "none" to the engines that send it.
+            Some(_) => MiB(0),
+        };
+        Self { cpus, memory }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self { cpus: self.cpus + other.cpus, memory: MiB(self.memory.0 + other.memory.0) }
     }
 }
 
@@ -151,5 +168,10 @@ mod tests {
         assert_eq!(workload, Workload { cpus: 1.5, memory: MiB(256) });
         let unlimited = Workload::of(&spec(r#"{"cpu":{"quota":-1,"period":100000},"memory":{"limit":-1}}"#));
         assert_eq!(unlimited, Workload::default());
+        let update = |resources: &str| workload.updated(&serde_json::from_str(resources).unwrap());
+        assert_eq!(update(r#"{"memory":{"limit":536870912}}"#), Workload { cpus: 1.5, memory: MiB(512) });
+        assert_eq!(update(r#"{"cpu":{"quota":50000,"period":100000}}"#).cpus, 0.5);
+        assert_eq!(update(r#"{"cpu":{"quota":-1},"memory":{"limit":-1}}"#), Workload::default());
+        assert_eq!(update(r#"{"pids":{"limit":5}}"#), workload);
     }
 }

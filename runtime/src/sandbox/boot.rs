@@ -1,10 +1,6 @@
 //! From configuration and bundle to the description of a VM. Pure but for one look at the host.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use nix::sys::sysinfo::sysinfo;
 use oci_spec::runtime::LinuxNamespaceType;
@@ -16,7 +12,10 @@ use crate::{
     container::sizing::{Workload, vm_size},
     ids::SandboxId,
     share_fs::ShareFs,
-    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec},
+    vm::{
+        Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec,
+        vhost_vsock,
+    },
 };
 
 /// What the host offers.
@@ -24,7 +23,7 @@ use crate::{
 pub(super) struct Host {
     pub cpus: u32,
     pub memory: MiB,
-    pub vhost_vsock: bool,
+    pub vhost_vsock: fn() -> bool,
 }
 
 impl Host {
@@ -32,9 +31,16 @@ impl Host {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             memory: sysinfo().map_or(MiB(0), |info| MiB(info.ram_total() >> 20)),
-            vhost_vsock: Path::new("/dev/vhost-vsock").exists(),
+            vhost_vsock: vhost_vsock_works,
         }
     }
+}
+
+/// Only where it is wanted: the look makes and ends a thread of the kernel's.
+fn vhost_vsock_works() -> bool {
+    vhost_vsock::is_usable()
+        .inspect_err(|error| tracing::debug!(%error, "the agent is reached by its serial port"))
+        .is_ok()
 }
 
 /// Where the hypervisor process is to run: in the network namespace that the engine made for the sandbox.
@@ -44,6 +50,14 @@ pub(super) fn network_namespace(config: &Config, bundle: &Bundle) -> NetworkName
         Some(None) if !config.runtime.disable_new_netns => NetworkNamespace::New,
         _ => NetworkNamespace::Host,
     }
+}
+
+/// The name a container of this bundle would see without a VM, at most the 64 bytes that the kernel takes.
+pub(super) fn hostname(bundle: &Bundle) -> String {
+    let hosts_own = || nix::sys::utsname::uname().map(|host| host.nodename().to_string_lossy().into_owned());
+    let name = bundle.spec.hostname().clone().filter(|name| !name.is_empty());
+    let name = name.or_else(|| hosts_own().ok()).unwrap_or_default();
+    name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 64).map(|(_, c)| c).collect()
 }
 
 pub(super) fn vm_spec(
@@ -124,7 +138,7 @@ pub(super) fn clone_spec(config: &Config, wanted: &VmSpec, size: VmSize, memory:
 
 fn channel(wanted: AgentChannel, host: Host) -> Channel {
     match wanted {
-        AgentChannel::Auto if host.vhost_vsock => Channel::Vsock,
+        AgentChannel::Auto if (host.vhost_vsock)() => Channel::Vsock,
         AgentChannel::Auto | AgentChannel::Serial => Channel::Serial,
         AgentChannel::Vsock => Channel::Vsock,
         AgentChannel::VhostUserVsock => Channel::VhostUserVsock,

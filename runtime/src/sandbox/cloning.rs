@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{Running, Sandbox, boot, make_vm_dir, phase};
 use crate::{
@@ -212,7 +212,12 @@ impl Sandbox {
             Ok(agent)
         };
         match reached.await {
-            Ok(agent) => Ok(Running { vm, agent: Arc::new(agent) }),
+            Ok(agent) => {
+                let (vcpus, added) = plan.growth;
+                let memory = MiB(plan.size.memory.0 + added.0);
+                let size = Mutex::new(VmSize { vcpus, memory, ..plan.size });
+                Ok(Running { vm, agent: Arc::new(agent), size })
+            }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
                     tracing::warn!(%error, "the VM of a failed clone does not end");

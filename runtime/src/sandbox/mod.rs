@@ -2,8 +2,11 @@
 
 mod boot;
 mod cloning;
+mod guest;
 mod monitor;
+mod oom;
 mod reserve;
+mod resize;
 
 use std::{
     collections::HashMap,
@@ -17,10 +20,7 @@ use std::{
     time::Instant,
 };
 
-use protocols::{
-    agent::{CreateSandboxRequest, KernelModule, Storage as GuestStorage},
-    guest,
-};
+use protocols::guest::AGENT_PORT;
 use tokio::{
     sync::{Mutex, OnceCell},
     task::{JoinHandle, spawn_blocking},
@@ -31,7 +31,7 @@ use crate::{
     bundle::Bundle,
     config::Config,
     container::{Container, Owner},
-    error::{Context, Error, Result},
+    error::{Context, Error, ErrorKind, Result},
     events::{self, Event},
     ids::{ContainerId, SandboxId},
     ledger::{Ledger, Resource},
@@ -41,11 +41,8 @@ use crate::{
     state::{ContainerConfig, ProcessId, Record, StateStore},
     stdio::Stdio,
     storage::{RootfsMount, Storage},
-    vm::{Hypervisor, NetworkNamespace, Vm, VmSpec},
+    vm::{Hypervisor, NetworkNamespace, Vm, VmSize, VmSpec},
 };
-
-/// The pod's shared memory when nobody says otherwise: 64 MiB, as every engine has it.
-const SHM_BYTES: u64 = 64 << 20;
 
 /// How a process ended that went with its VM: as if it had been killed, 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -82,6 +79,8 @@ pub struct Sandbox {
     /// `None` while a container of that name is being created or deleted.
     containers: SyncMutex<HashMap<String, Option<Arc<Container>>>>,
     monitor: SyncMutex<Option<JoinHandle<()>>>,
+    /// Listens for kills for want of memory, from the first container on.
+    oom_listener: SyncMutex<Option<JoinHandle<()>>>,
     stopped: OnceCell<()>,
     /// Only one stop at a time walks the ledger.
     stopping: Mutex<()>,
@@ -99,6 +98,8 @@ struct Identity {
 struct Running {
     vm: Arc<dyn Vm>,
     agent: Arc<AgentClient>,
+    /// As it is by now.
+    size: Mutex<VmSize>,
 }
 
 impl Sandbox {
@@ -126,7 +127,7 @@ impl Sandbox {
         };
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
-            identity: SyncMutex::new(Identity { id: setup.id.clone(), hostname: hostname(bundle) }),
+            identity: SyncMutex::new(Identity { id: setup.id.clone(), hostname: boot::hostname(bundle) }),
             resting: AtomicBool::new(false),
             setup,
             store,
@@ -136,6 +137,7 @@ impl Sandbox {
             running: OnceLock::new(),
             containers: SyncMutex::default(),
             monitor: SyncMutex::default(),
+            oom_listener: SyncMutex::default(),
             stopped: OnceCell::new(),
             stopping: Mutex::default(),
         }))
@@ -174,7 +176,7 @@ impl Sandbox {
         if let Some(running) = self.clone_vm(&spec).await? {
             return Ok(running);
         }
-        let began = Instant::now();
+        let (began, size) = (Instant::now(), spec.size);
         self.share.serve().await?;
         let vm =
             self.setup.hypervisor.boot(spec, &self.ledger).await.map_err(|error| self.blame_daemon(error))?;
@@ -184,7 +186,7 @@ impl Sandbox {
         match self.greet(&*vm, agent).await {
             Ok(agent) => {
                 phase("guest-boot", began);
-                Ok(Running { vm, agent: Arc::new(agent) })
+                Ok(Running { vm, agent: Arc::new(agent), size: Mutex::new(size) })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
@@ -213,7 +215,7 @@ impl Sandbox {
             record.hypervisor_state.pid = vm.pid();
             record.hypervisor_state.virtiofs_daemon_pid =
                 self.share.daemon().map_or(0, |daemon| daemon.pid());
-            record.agent_state.url = format!("{}:{}", vm.agent_address(), guest::AGENT_PORT);
+            record.agent_state.url = format!("{}:{}", vm.agent_address(), AGENT_PORT);
             record.state = "running".into();
         })?;
         let greeting = async {
@@ -230,38 +232,8 @@ impl Sandbox {
         }
     }
 
-    fn guest_sandbox(&self) -> CreateSandboxRequest {
-        let shm = GuestStorage {
-            driver: guest::DRIVER_EPHEMERAL.into(),
-            source: "shm".into(),
-            fstype: "tmpfs".into(),
-            options: ["noexec", "nosuid", "nodev", "mode=1777"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain([format!("size={SHM_BYTES}")])
-                .collect(),
-            mount_point: guest::SHM_DIR.into(),
-            ..Default::default()
-        };
-        let Identity { id, hostname } = lock(&self.identity).clone();
-        CreateSandboxRequest {
-            hostname,
-            sandbox_id: id.to_string(),
-            storages: vec![self.share.guest_mount(), shm],
-            kernel_modules: self
-                .setup
-                .config
-                .agent
-                .kernel_modules
-                .iter()
-                .map(|line| kernel_module(line))
-                .collect(),
-            ..Default::default()
-        }
-    }
-
     /// Makes a container in the running sandbox. On failure nothing of it is left.
-    pub async fn create_container(&self, request: CreateContainer) -> Result<Arc<Container>> {
+    pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Arc<Container>> {
         let CreateContainer { id, bundle, rootfs, stdio } = request;
         let running = self.running()?;
         self.reserve(&id)?;
@@ -273,6 +245,7 @@ impl Sandbox {
                 drop(containers);
                 let (container_id, pid) = (id.to_string(), running.vm.pid());
                 self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
+                self.listen_for_oom(running);
                 Ok(container)
             }
             Err(error) => {
@@ -294,8 +267,14 @@ impl Sandbox {
         let storage = self.prepare_storage(id, bundle, rootfs).await?;
         phase("storage", began);
         let began = Instant::now();
-        let owner =
-            Owner { agent: running.agent.clone(), events: self.setup.events.clone(), pid: running.vm.pid() };
+        let (agent, pid) = (running.agent.clone(), running.vm.pid());
+        let owner = Owner {
+            agent,
+            pid,
+            events: self.setup.events.clone(),
+            ledger: self.ledger.clone(),
+            hook_deadline: self.setup.config.agent.create_deadline(),
+        };
         let seccomp = !self.setup.config.runtime.disable_guest_seccomp;
         let made = Container::create(id.clone(), bundle, stdio.clone(), storage, seccomp, owner).await;
         phase("container-create", began);
@@ -333,10 +312,14 @@ impl Sandbox {
             .ok_or_else(|| Error::not_found(format!("container {id}")))
     }
 
-    /// Removes a container that does not run. FailedPrecondition if it does.
+    /// Removes a container that does not run. WrongState if it does.
     pub async fn delete_container(&self, id: &str) -> Result<Exit> {
         let container = self.container(id)?;
-        let exit = container.delete().await.with_context(|| format!("delete container {id}"))?;
+        let exit = container.delete().await.map_err(|error| match error.kind() {
+            // Its words are runc's.
+            ErrorKind::WrongState => error,
+            _ => error.context(format!("delete container {id}")),
+        })?;
         lock(&self.containers).remove(id);
         self.store.update(|record| record.config.container_configs.retain(|container| container.id != id))?;
         Ok(exit)
@@ -384,8 +367,10 @@ impl Sandbox {
             return Ok(());
         }
         let began = Instant::now();
-        if let Some(monitor) = lock(&self.monitor).take() {
-            monitor.abort();
+        for watch in [&self.monitor, &self.oom_listener] {
+            if let Some(watch) = lock(watch).take() {
+                watch.abort();
+            }
         }
         if let Some(running) = self.running.get() {
             let resting = self.resting.load(Ordering::Relaxed);
@@ -473,20 +458,6 @@ async fn release(ledger: &Ledger, store: &Arc<StateStore>) {
     if let Ok(Err(error)) = released {
         tracing::warn!(%error, "a failed create leaves something behind; `delete` tries again");
     }
-}
-
-/// The name a container of this bundle would see without a VM, at most the 64 bytes that the kernel takes.
-fn hostname(bundle: &Bundle) -> String {
-    let hosts_own = || nix::sys::utsname::uname().map(|host| host.nodename().to_string_lossy().into_owned());
-    let name = bundle.spec.hostname().clone().filter(|name| !name.is_empty());
-    let name = name.or_else(|| hosts_own().ok()).unwrap_or_default();
-    name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 64).map(|(_, c)| c).collect()
-}
-
-/// A module and its parameters, from one line of the configuration.
-fn kernel_module(line: &str) -> KernelModule {
-    let mut words = line.split_whitespace().map(str::to_owned);
-    KernelModule { name: words.next().unwrap_or_default(), parameters: words.collect(), ..Default::default() }
 }
 
 /// Where the time of a start goes, for people and for the bench.

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use protocols::{agent as wire, guest};
 
-use super::{Identity, Running, Sandbox, boot, hostname, lock};
+use super::{Identity, Running, Sandbox, boot, lock};
 use crate::{
     agent::{GuestProcess, Output},
     bundle::Bundle,
     container::sizing::{Workload, growth, template_size, vm_size},
     error::{Context, Error, Result},
     ids::SandboxId,
-    vm::NetworkNamespace,
+    vm::{MiB, NetworkNamespace, VmSize},
 };
 
 /// The name of the container that warms up a guest, and its directory there.
@@ -44,7 +44,7 @@ impl Sandbox {
             .ok_or_else(|| Error::precondition("a VM that runs already cannot grow to that size"))?;
         let running = self.running()?;
         self.store.rename(&self.setup.paths.sandbox(id))?;
-        *lock(&self.identity) = Identity { id: id.clone(), hostname: hostname(bundle) };
+        *lock(&self.identity) = Identity { id: id.clone(), hostname: boot::hostname(bundle) };
         self.store.update(|record| record.sandbox_container = id.to_string())?;
         running.vm.resume().await?;
         self.resting.store(false, Ordering::Relaxed);
@@ -56,6 +56,8 @@ impl Sandbox {
         if vcpus > size.vcpus {
             running.agent.online(vcpus).await?;
         }
+        let memory = MiB(size.memory.0 + memory.0);
+        *running.size.lock().await = VmSize { vcpus, memory, ..size };
         Ok(())
     }
 }
@@ -106,7 +108,7 @@ async fn warm_up(Running { agent, .. }: &Running) -> Result<()> {
     let (exit, output) = tokio::join!(agent.wait(&init), agent.read(&init, Output::Stdout, 4096));
     output?;
     agent.remove_container(WARM_UP).await?;
-    match exit? {
+    match exit?.code {
         0 => Ok(()),
         code => Err(Error::internal(format!("its program ended with {code}"))),
     }

@@ -14,6 +14,11 @@ use crate::{
     paths::SharePaths,
 };
 
+/// Of the outermost directory: nobody else on the host passes.
+const CLOSED: u32 = 0o700;
+/// Of those in it: to the guest, root in a container's user namespace is not the owner.
+const PASSABLE: u32 = 0o711;
+
 /// What the guest may do with a share, enforced on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -27,9 +32,9 @@ pub(super) fn make_tree(paths: &SharePaths, ledger: &Ledger) -> Result<()> {
     if let Some(parent) = paths.root().parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent).with_context(|| create(parent))?;
     }
-    make_dir(paths.root(), ledger)?;
+    make_dir(paths.root(), CLOSED, ledger)?;
     for dir in [&mounts, &shared, &private] {
-        make_dir(dir, ledger)?;
+        make_dir(dir, PASSABLE, ledger)?;
     }
     // A mount of its own in each case: propagation is a property of mounts, not of directories.
     bind_mount(&private, &private, MsFlags::empty(), ledger)?;
@@ -76,7 +81,7 @@ fn try_bind(
     let target = paths.mounts().join(name);
     for dir in parents(&paths.mounts(), name) {
         if !dir.exists() {
-            claims.push(make_dir(&dir, ledger)?);
+            claims.push(make_dir(&dir, PASSABLE, ledger)?);
         }
     }
     let is_dir = fs::metadata(source).with_context(|| "look at the source".to_string())?.is_dir();
@@ -114,17 +119,17 @@ fn parents(root: &Path, name: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-fn make_dir(dir: &Path, ledger: &Ledger) -> Result<Resource> {
+fn make_dir(dir: &Path, mode: u32, ledger: &Ledger) -> Result<Resource> {
     let claim = Resource::Directory { path: dir.into() };
     ledger.claim(claim.clone())?;
-    DirBuilder::new().mode(0o700).create(dir).with_context(|| create(dir))?;
+    DirBuilder::new().mode(mode).create(dir).with_context(|| create(dir))?;
     Ok(claim)
 }
 
 /// Makes what something is mounted on: a directory or an empty file.
 fn make_point(path: &Path, is_dir: bool, ledger: &Ledger) -> Result<Resource> {
     if is_dir {
-        return make_dir(path, ledger);
+        return make_dir(path, PASSABLE, ledger);
     }
     let claim = Resource::File { path: path.into() };
     ledger.claim(claim.clone())?;

@@ -13,12 +13,11 @@ use tokio::{
 
 use super::{
     HostStreams,
+    logger::Logger,
     stream::{InputStream, OutputStream},
 };
-use crate::agent::{AgentClient, GuestProcess, Output};
+use crate::agent::{AgentClient, GuestInput, GuestOutput, GuestProcess, Output};
 
-/// One read from the guest. Large enough that a round trip per block does not show, well below the 4 MiB of a message.
-const BLOCK: usize = 256 << 10;
 /// One write to the guest's stdin.
 const INPUT_BLOCK: usize = 64 << 10;
 /// A reader on the host that takes nothing for so long does not hold back the news of a process's end.
@@ -39,11 +38,13 @@ pub(crate) struct Copying {
     outputs: Vec<watch::Receiver<Progress>>,
     input: Option<JoinHandle<()>>,
     tasks: JoinSet<()>,
+    logger: Option<Logger>,
 }
 
 impl Copying {
     pub fn start(agent: &Arc<AgentClient>, process: &GuestProcess, streams: HostStreams) -> Self {
-        let mut copying = Self { outputs: Vec::new(), input: None, tasks: JoinSet::new() };
+        let mut copying =
+            Self { outputs: Vec::new(), input: None, tasks: JoinSet::new(), logger: streams.logger };
         let outputs = [(Output::Stdout, Some(streams.stdout)), (Output::Stderr, streams.stderr)];
         for (output, stream) in outputs.into_iter().filter_map(|(output, stream)| Some((output, stream?))) {
             let (sender, progress) = watch::channel(Progress::Flowing);
@@ -78,6 +79,10 @@ impl Copying {
     /// Waits for what is still on its way, but not for a reader that takes nothing.
     pub async fn drain(mut self, patience: Duration) {
         let _ = timeout(patience, async { while self.tasks.join_next().await.is_some() {} }).await;
+        self.tasks.shutdown().await;
+        if let Some(logger) = self.logger.take() {
+            logger.finish().await;
+        }
     }
 }
 
@@ -94,12 +99,14 @@ async fn copy_out(
     mut stream: OutputStream,
     progress: watch::Sender<Progress>,
 ) {
+    let container = process.container.clone();
+    let mut source = GuestOutput::open(agent, process, output).await;
     // A failed read is the end as well: a closed pty, a process that was forgotten, a guest that died.
-    while let Ok(block) = agent.read(&process, output, BLOCK as u32).await
+    while let Ok(block) = source.read().await
         && !block.is_empty()
     {
-        if let Err(error) = write_all(&mut stream, &block, &progress).await {
-            tracing::warn!(%error, container = process.container, ?output, "output is lost: the stream is broken");
+        if let Err(error) = write_all(&mut stream, block, &progress).await {
+            tracing::warn!(%error, container, ?output, "output is lost: the stream is broken");
             break;
         }
     }
@@ -132,23 +139,27 @@ async fn write_all(
 }
 
 async fn copy_in(agent: Arc<AgentClient>, process: GuestProcess, mut stream: InputStream) {
+    let container = process.container.clone();
+    let mut input = GuestInput::open(agent, process).await;
     let mut buffer = vec![0; INPUT_BLOCK];
     loop {
         match stream.read(&mut buffer).await {
             Ok(0) => break,
             Ok(length) => {
-                if let Err(error) = agent.write_stdin(&process, buffer[..length].to_vec()).await {
-                    tracing::debug!(%error, container = process.container, "the process takes no more input");
+                if let Err(error) = input.write(&buffer[..length]).await {
+                    tracing::debug!(%error, container, "the process takes no more input");
                     return;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, container = process.container, "input ends: the stream is broken");
+                tracing::warn!(%error, container, "input ends: the stream is broken");
                 break;
             }
         }
     }
-    end_input(&agent, &process).await;
+    if let Err(error) = input.end().await {
+        tracing::debug!(%error, container, "the process had no input to end");
+    }
 }
 
 async fn end_input(agent: &AgentClient, process: &GuestProcess) {

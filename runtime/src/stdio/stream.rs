@@ -20,22 +20,26 @@ const READER_LOST: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A URI taken apart.
-enum Place<'a> {
+#[derive(Debug)]
+pub(super) enum Place<'a> {
     Nowhere,
     Fifo(&'a Path),
     File(&'a Path),
+    /// What stands behind the scheme.
+    Logger(&'a str),
 }
 
 impl<'a> Place<'a> {
-    fn parse(stream: &str, uri: &'a str) -> Result<Self> {
+    pub fn parse(stream: &str, uri: &'a str) -> Result<Self> {
         Ok(match uri.split_once("://") {
             None if uri.is_empty() => Self::Nowhere,
             None => Self::Fifo(Path::new(uri)),
             Some(("fifo", path)) => Self::Fifo(Path::new(path)),
             Some(("file", path)) => Self::File(Path::new(path)),
+            Some(("binary", program)) => Self::Logger(program),
             Some((scheme, _)) => {
                 return Err(Error::unimplemented(format!(
-                    "{stream}: the scheme {scheme}:// is not served, use fifo or file"
+                    "{stream}: the scheme {scheme}:// is not served, use fifo, file or binary"
                 )));
             }
         })
@@ -47,25 +51,23 @@ impl<'a> Place<'a> {
 pub(super) enum OutputStream {
     /// Taken from the process, so that it never waits, and dropped.
     Nowhere,
-    Fifo(pipe::Sender),
+    Pipe(pipe::Sender),
     File(tokio::fs::File),
 }
 
 impl OutputStream {
-    pub fn open(stream: &str, uri: &str) -> Result<Self> {
-        match Place::parse(stream, uri)? {
+    /// Opens `place`, which is no logger.
+    pub fn open(stream: &str, place: &Place<'_>) -> Result<Self> {
+        match place {
             Place::Nowhere => Ok(Self::Nowhere),
+            Place::Logger(_) => Err(Error::unimplemented(format!("{stream}: a logger is named for stdout"))),
             // Both ways: a client that goes away and comes back must not break the pipe in between.
             Place::Fifo(path) => pipe::OpenOptions::new()
                 .read_write(true)
                 .open_sender(path)
-                .map(Self::Fifo)
+                .map(Self::Pipe)
                 .with_context(|| format!("{stream}: open the named pipe {}", path.display())),
-            Place::File(path) => std::fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o644)
-                .open(path)
+            Place::File(path) => append_to(path)
                 .map(|file| Self::File(tokio::fs::File::from_std(file)))
                 .with_context(|| format!("{stream}: open {}", path.display())),
         }
@@ -75,7 +77,7 @@ impl OutputStream {
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Nowhere => Ok(bytes.len()),
-            Self::Fifo(pipe) => pipe.write(bytes).await,
+            Self::Pipe(pipe) => pipe.write(bytes).await,
             Self::File(file) => {
                 file.write_all(bytes).await?;
                 file.flush().await?;
@@ -83,6 +85,13 @@ impl OutputStream {
             }
         }
     }
+}
+
+fn append_to(path: &Path) -> io::Result<std::fs::File> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::OpenOptions::new().append(true).create(true).mode(0o644).open(path)
 }
 
 /// What a process reads from.
@@ -96,7 +105,7 @@ impl OutputStream {
     /// Waits until the reader has taken what was written; gives up on one that takes nothing. An engine may close its
     /// ends as soon as it hears of the process's end, and with them goes what it has not read.
     pub async fn taken(&self) {
-        let Self::Fifo(pipe) = self else { return };
+        let Self::Pipe(pipe) = self else { return };
         let mut last = (unread(pipe), Instant::now());
         while last.0 > 0 && last.1.elapsed() < READER_LOST {
             // A pipe tells its writer when there is room, never when it is empty.
@@ -128,20 +137,21 @@ pub(crate) struct InputKeeper {
 }
 
 impl InputStream {
-    pub fn open(stream: &str, uri: &str) -> Result<Option<(Self, Option<InputKeeper>)>> {
-        match Place::parse(stream, uri)? {
+    pub fn open(uri: &str) -> Result<Option<(Self, Option<InputKeeper>)>> {
+        match Place::parse("stdin", uri)? {
             Place::Nowhere => Ok(None),
+            Place::Logger(_) => Err(Error::invalid("stdin: a logger gives no input")),
             Place::Fifo(path) => {
                 let open = || -> io::Result<_> {
                     let reader = pipe::OpenOptions::new().open_receiver(path)?;
                     let _writer = pipe::OpenOptions::new().open_sender(path)?;
                     Ok(Some((Self::Fifo(reader), Some(InputKeeper { _writer }))))
                 };
-                open().with_context(|| format!("{stream}: open the named pipe {}", path.display()))
+                open().with_context(|| format!("stdin: open the named pipe {}", path.display()))
             }
             Place::File(path) => std::fs::File::open(path)
                 .map(|file| Some((Self::File(tokio::fs::File::from_std(file)), None)))
-                .with_context(|| format!("{stream}: open {}", path.display())),
+                .with_context(|| format!("stdin: open {}", path.display())),
         }
     }
 

@@ -27,14 +27,15 @@ pub(super) enum Route {
 
 impl Route {
     pub fn of(mount: &Mount) -> Result<Self> {
-        if mount.destination() == Path::new("/dev/shm") {
-            return Ok(Self::Shm);
-        }
         let options = mount.options().as_deref().unwrap_or_default();
         let is_bind = mount.typ().as_deref().is_some_and(|typ| typ == "bind" || typ == "rbind")
             || options.iter().any(|option| option == "bind" || option == "rbind");
         if !is_bind {
             return Ok(Self::AsIs);
+        }
+        if mount.destination() == Path::new("/dev/shm") {
+            // The one that a pod's containers share on a host. One of a container's own is a tmpfs with a size.
+            return Ok(Self::Shm);
         }
         let source = mount
             .source()
@@ -114,7 +115,7 @@ mod tests {
         for (destination, typ, source, options, expected) in [
             ("/proc", "proc", "proc", &[][..], Route::AsIs),
             ("/dev", "tmpfs", "tmpfs", &["nosuid"], Route::AsIs),
-            ("/dev/shm", "tmpfs", "shm", &["size=65536k"], Route::Shm),
+            ("/dev/shm", "tmpfs", "shm", &["size=65536k"], Route::AsIs),
             ("/dev/shm", "bind", "/some/where", &["rbind"], Route::Shm),
             ("/x", "bind", "/proc/sys", &["rbind"], Route::AsIs),
             ("/x", "bind", "/sys/fs/cgroup", &["ro"], Route::AsIs),

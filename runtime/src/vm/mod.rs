@@ -1,6 +1,7 @@
 //! The seam between the engine and a hypervisor: a backend boots a [`VmSpec`] into a [`Vm`].
 
 mod spec;
+pub mod vhost_vsock;
 
 use std::{fs::File, path::PathBuf, sync::Arc};
 

@@ -1,0 +1,127 @@
+//! Same or not: one row's two outcomes against what is known of it. Pure.
+
+use std::collections::HashMap;
+
+use super::{row::Row, session::Kind};
+
+/// What came of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Same,
+    /// They differ, and the row says why.
+    Known,
+    /// They differ, and nobody said so.
+    Differs,
+    /// They are said to differ, and do not.
+    Vanished,
+    /// Only one runtime was asked.
+    Single,
+}
+
+impl Verdict {
+    /// Whether it calls for somebody.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Differs | Self::Vanished)
+    }
+}
+
+/// Compares.
+pub fn judge(row: &Row, runc: Option<&String>, ours: Option<&String>) -> Verdict {
+    match (runc, ours, row.differs) {
+        (Some(runc), Some(ours), None) if runc == ours => Verdict::Same,
+        (Some(runc), Some(ours), Some(_)) if runc == ours => Verdict::Vanished,
+        (Some(_), Some(_), None) => Verdict::Differs,
+        (Some(_), Some(_), Some(_)) => Verdict::Known,
+        _ => Verdict::Single,
+    }
+}
+
+/// The table `scenario | runc | ours`, lines that differ marked by `!` where nobody expects it and by `~` where a
+/// reason is known; and how many failures there are. Rows that are the same take one line unless all is wanted.
+pub fn table(rows: &[Row], outcomes: &HashMap<(Kind, String), String>, all: bool) -> (String, usize) {
+    let mut text = String::new();
+    let mut failures = 0;
+    let mut counts = HashMap::<&str, usize>::new();
+    for row in rows {
+        let of = |kind| outcomes.get(&(kind, row.title()));
+        let (runc, ours) = (of(Kind::Runc), of(Kind::Ours));
+        let verdict = judge(row, runc, ours);
+        failures += usize::from(verdict.is_failure());
+        let word = match verdict {
+            Verdict::Same => "same",
+            Verdict::Known => "differs, as known",
+            Verdict::Differs => "DIFFERS",
+            Verdict::Vanished => "THE SAME, but said to differ",
+            Verdict::Single => "run",
+        };
+        *counts.entry(word).or_default() += 1;
+        text += &format!("{}  [{word}]\n", row.title());
+        if let Some(reason) = row.differs {
+            text += &format!("    because {reason}\n");
+        }
+        if all || !matches!(verdict, Verdict::Same) {
+            let mark = if verdict == Verdict::Known { '~' } else { '!' };
+            text += &side_by_side(runc, ours, mark);
+        }
+    }
+    let mut counts: Vec<_> = counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect();
+    counts.sort();
+    text += &format!("{} scenarios: {}\n", rows.len(), counts.join(", "));
+    (text, failures)
+}
+
+const WIDTH: usize = 76;
+
+/// Both outcomes, line by line.
+fn side_by_side(runc: Option<&String>, ours: Option<&String>, mark: char) -> String {
+    let lines = |text: Option<&String>| -> Vec<String> {
+        text.map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect())
+    };
+    let (left, right) = (lines(runc), lines(ours));
+    let mut text = String::new();
+    for at in 0..left.len().max(right.len()) {
+        let side = |lines: &[String]| lines.get(at).cloned().unwrap_or_default();
+        let (one, other) = (side(&left), side(&right));
+        let differs = runc.is_some() && ours.is_some() && one != other;
+        let sign = if differs { mark } else { ' ' };
+        if one.len() > WIDTH || other.len() > WIDTH {
+            text += &format!("  {sign} runc | {one}\n");
+            text += &format!("  {sign} ours | {other}\n");
+        } else {
+            text += &format!("  {sign} {one:<WIDTH$} | {other}\n");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::row::{Step, row};
+
+    #[test]
+    fn a_difference_is_a_failure_unless_named_and_a_named_one_must_stay() {
+        let plain = row("g", "n", Vec::<Step>::new());
+        let named = plain.clone().differs("a reason");
+        let (one, other) = ("1".to_owned(), "2".to_owned());
+        let judged = |row: &Row, ours| judge(row, Some(&one), Some(ours));
+        assert_eq!(judged(&plain, &one), Verdict::Same);
+        assert_eq!(judged(&plain, &other), Verdict::Differs);
+        assert_eq!(judged(&named, &other), Verdict::Known);
+        assert_eq!(judged(&named, &one), Verdict::Vanished);
+        assert_eq!(judge(&plain, Some(&one), None), Verdict::Single);
+    }
+
+    #[test]
+    fn the_table_marks_the_line_that_differs() {
+        let rows = [row("g", "n", Vec::<Step>::new())];
+        let outcomes = HashMap::from([
+            ((Kind::Runc, "g/n".to_owned()), "same\none".to_owned()),
+            ((Kind::Ours, "g/n".to_owned()), "same\ntwo".to_owned()),
+        ]);
+        let (text, failures) = table(&rows, &outcomes, false);
+        assert_eq!(failures, 1);
+        assert!(text.lines().any(|line| line.starts_with("  ! one") && line.ends_with("| two")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("    same")), "{text}");
+    }
+}

@@ -1,0 +1,123 @@
+//! What is done to a living container: standing still, new limits, figures, its processes. The words of what is refused
+//! are those of runc's shim, which engines pass on.
+
+use oci_spec::runtime::LinuxResources;
+use protocols::agent::StatsContainerResponse;
+
+use super::{Container, Listed, lock, sizing::Workload};
+use crate::{
+    error::{Error, Result},
+    events::Event,
+    process::Status,
+};
+
+/// Added to the number that a process has in the guest: a number that no process of any host has, so that whoever looks
+/// for it here finds none. Linux counts to 4194304.
+const GUEST_PIDS: u32 = 1_000_000_000;
+
+impl Container {
+    /// Makes every process stand still.
+    pub async fn pause(&self) -> Result<()> {
+        let _order = self.lifecycle.lock().await;
+        let refused = match self.init.status() {
+            Status::Running => None,
+            Status::Created => Some("cannot pause task in created state"),
+            Status::Pausing | Status::Paused => Some("cannot pause a paused container"),
+            Status::Stopped => Some("cannot pause a stopped container"),
+        };
+        if let Some(words) = refused {
+            return Err(Error::wrong_state(words));
+        }
+        self.init.change(Status::Running, Status::Pausing);
+        if let Err(error) = self.agent.pause_container(self.id.as_str()).await {
+            self.init.change(Status::Pausing, Status::Running);
+            return Err(error);
+        }
+        if self.init.change(Status::Pausing, Status::Paused) {
+            self.tell(Event::Paused { container: self.id.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub async fn resume(&self) -> Result<()> {
+        let _order = self.lifecycle.lock().await;
+        let refused = match self.init.status() {
+            Status::Paused => None,
+            Status::Created => Some("cannot resume task in created state"),
+            Status::Running | Status::Pausing => Some("cannot resume a running process"),
+            Status::Stopped => Some("cannot resume a stopped container"),
+        };
+        if let Some(words) = refused {
+            return Err(Error::wrong_state(words));
+        }
+        self.agent.resume_container(self.id.as_str()).await?;
+        if self.init.change(Status::Paused, Status::Running) {
+            self.tell(Event::Resumed { container: self.id.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Refuses new limits for a container that has ended.
+    pub(crate) fn check_update(&self) -> Result<()> {
+        match self.init.status() {
+            Status::Stopped => Err(Error::wrong_state("cannot update a stopped container")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets new limits in the guest.
+    pub(crate) async fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.check_update()?;
+        self.agent.update_container(self.id.as_str(), resources).await?;
+        let mut workload = lock(&self.workload);
+        *workload = workload.updated(resources);
+        Ok(())
+    }
+
+    /// What its limits ask of the VM.
+    pub(crate) fn workload(&self) -> Workload {
+        *lock(&self.workload)
+    }
+
+    /// What it uses, as the guest counts.
+    pub async fn stats(&self) -> Result<StatsContainerResponse> {
+        self.agent.stats_container(self.id.as_str()).await
+    }
+
+    /// Its processes, the init first; none when it has ended.
+    pub async fn pids(&self) -> Result<Vec<Listed>> {
+        if self.init.status() == Status::Stopped {
+            return Ok(Vec::new());
+        }
+        let init = Listed { pid: self.pid, exec: None };
+        let Some(processes) = self.agent.list_processes(self.id.as_str()).await? else {
+            // The guest's agent lists nothing, so these are the ones that were asked for.
+            let execs = lock(&self.execs);
+            let running = execs.iter().filter(|(_, exec)| exec.status() == Status::Running);
+            let execs = running.map(|(id, _)| Listed { pid: self.pid, exec: Some(id.clone()) });
+            return Ok([init].into_iter().chain(execs).collect());
+        };
+        let execs = lock(&self.execs);
+        let others =
+            processes.into_iter().filter(|process| process.exec_id != self.id.as_str()).map(|process| {
+                Listed {
+                    pid: GUEST_PIDS.saturating_add(process.pid).min(i32::MAX as u32),
+                    // Only what is known here: names are the guest's word.
+                    exec: execs.contains_key(&process.exec_id).then_some(process.exec_id),
+                }
+            });
+        Ok([init].into_iter().chain(others).collect())
+    }
+
+    /// The guest has run out of memory and killed: `kills` processes since the container was made, or one more if that
+    /// is not known.
+    pub(crate) fn ran_out_of_memory(&self, kills: Option<u64>) {
+        let mut told = lock(&self.oom_kills);
+        let kills = kills.unwrap_or(*told + 1);
+        if kills > *told {
+            *told = kills;
+            self.tell(Event::OutOfMemory { container: self.id.to_string() });
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A VM that grows with the limits of its containers. It never shrinks: what a smaller limit frees stays the guest's.
+
+use oci_spec::runtime::LinuxResources;
+
+use super::{Running, Sandbox, boot, lock};
+use crate::{
+    container::sizing::{MEMORY_BLOCK, Workload, vm_size},
+    error::Result,
+    vm::MiB,
+};
+
+impl Sandbox {
+    /// Sets new limits for a container, after the VM has got what they allow beyond its size, as far as it can.
+    pub async fn update_container(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        let container = self.container(id)?;
+        container.check_update()?;
+        let running = self.running()?;
+        let wanted = self.workload(id, container.workload().updated(resources));
+        if let Err(error) = self.grow(running, wanted).await {
+            // The limit is still worth setting: it says what is allowed, not what there is.
+            tracing::warn!(%error, container = id, "the VM keeps its size");
+        }
+        container.update(resources).await
+    }
+
+    /// What all containers ask for, if the one called `id` asks for `new`.
+    fn workload(&self, id: &str, new: Workload) -> Workload {
+        let containers = lock(&self.containers);
+        let others = containers.iter().filter(|(name, _)| *name != id);
+        others
+            .filter_map(|(_, container)| container.as_ref())
+            .fold(new, |sum, other| sum.plus(other.workload()))
+    }
+
+    async fn grow(&self, running: &Running, workload: Workload) -> Result<()> {
+        let wanted = vm_size(&self.setup.config.hypervisor, workload, boot::Host::look().cpus);
+        // Held while the VM grows, for the next growth begins at the size that this one leaves.
+        let mut size = running.size.lock().await;
+        let lacking = wanted.memory.0.saturating_sub(size.memory.0).next_multiple_of(MEMORY_BLOCK.0);
+        let room = size.max_memory.0.saturating_sub(size.memory.0) / MEMORY_BLOCK.0 * MEMORY_BLOCK.0;
+        let memory = MiB(lacking.min(room));
+        if memory.0 > 0 {
+            running.vm.add_memory(memory).await?;
+            size.memory = MiB(size.memory.0 + memory.0);
+        }
+        let vcpus = wanted.vcpus.min(size.max_vcpus);
+        if vcpus > size.vcpus {
+            running.agent.online(vcpus).await?;
+            size.vcpus = vcpus;
+        }
+        Ok(())
+    }
+}
