@@ -21,6 +21,7 @@ use crate::{
     },
     error::{Context, Error, Result},
     namespaces::SharedNamespaces,
+    network::{Bus, Network, dns},
     storage::{Mounting, Storages},
 };
 
@@ -39,6 +40,7 @@ pub struct Guest {
     bundles: PathBuf,
     pipe_size: u32,
     pub(crate) storages: Storages,
+    pub(crate) network: Network,
     sandbox: Mutex<Option<Sandbox>>,
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
@@ -56,9 +58,9 @@ struct Sandbox {
 
 impl Guest {
     pub fn new(config: GuestConfig) -> Self {
-        let mounting = match config.isolation {
-            Isolation::Full(_) => Mounting::Real,
-            Isolation::PlainChildren => Mounting::DirectoryOnly,
+        let (mounting, bus) = match config.isolation {
+            Isolation::Full(_) => (Mounting::Real, Bus::Pci),
+            Isolation::PlainChildren => (Mounting::DirectoryOnly, Bus::Foreign),
         };
         let (oom_sender, oom_kills) = mpsc::channel(oom::QUEUE);
         Self {
@@ -68,6 +70,7 @@ impl Guest {
             bundles: config.bundles,
             pipe_size: config.pipe_size,
             storages: Storages::new(mounting),
+            network: Network::new(bus),
             sandbox: Mutex::default(),
             containers: Mutex::default(),
             finished: watch::Sender::new(false),
@@ -100,6 +103,9 @@ impl Guest {
                 (Isolation::PlainChildren, _) => None,
             };
             fs::create_dir_all(&guest.bundles).context(guest.bundles.display())?;
+            if matches!(*guest.isolation, Isolation::Full(_)) {
+                dns::set(&request.dns)?;
+            }
             // They last as long as the sandbox, so nothing is given back.
             guest.storages.add(&request.storages)?;
             *lock(&guest.sandbox) = Some(Sandbox { shared, pid_namespace: None });

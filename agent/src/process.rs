@@ -99,22 +99,9 @@ impl Process {
         [exit, stdout, stderr].iter().all(|fact| fact.load(Ordering::Relaxed))
     }
 
-    /// Reads some output; none is the end.
+    /// Reads some output; none is the end, or that there was nothing for a while after the process's end.
     pub async fn read(&self, output: Output, limit: usize) -> Result<Vec<u8>> {
         let mut data = vec![0; limit.min(READ_LIMIT)];
-        let length = self.read_into(output, &mut data).await?;
-        data.truncate(length);
-        Ok(data)
-    }
-
-    /// Reads some output; none is the end. Cancel-safe.
-    pub async fn read_into(&self, output: Output, buffer: &mut [u8]) -> Result<usize> {
-        let (reader, at_end) = match output {
-            Output::Stdout => (&self.stdout, &self.fetched.stdout),
-            Output::Stderr => (&self.stderr, &self.fetched.stderr),
-        };
-        let mut reader = reader.lock().await;
-        let reader = reader.as_mut().ok_or_else(|| Error::internal("cannot get stream reader"))?;
         let ended = async {
             if self.wait().await.is_ok() {
                 sleep(DRAIN).await;
@@ -122,13 +109,38 @@ impl Process {
         };
         let length = tokio::select! {
             biased;
-            length = reader.read(buffer) => length,
-            () = ended => Ok(0),
+            length = self.read_into(output, &mut data) => length?,
+            () = ended => {
+                self.output_fetched(output);
+                0
+            }
         };
+        data.truncate(length);
+        Ok(data)
+    }
+
+    /// Reads some output; none is the end. Cancel-safe.
+    pub async fn read_into(&self, output: Output, buffer: &mut [u8]) -> Result<usize> {
+        let reader = match output {
+            Output::Stdout => &self.stdout,
+            Output::Stderr => &self.stderr,
+        };
+        let mut reader = reader.lock().await;
+        let reader = reader.as_mut().ok_or_else(|| Error::internal("cannot get stream reader"))?;
+        let length = reader.read(buffer).await;
         if matches!(length, Ok(0) | Err(_)) && !buffer.is_empty() {
-            at_end.store(true, Ordering::Relaxed);
+            self.output_fetched(output);
         }
         length.context("read the process's output")
+    }
+
+    /// Notes that the host has all that it wants of an output.
+    pub fn output_fetched(&self, output: Output) {
+        let fetched = match output {
+            Output::Stdout => &self.fetched.stdout,
+            Output::Stderr => &self.fetched.stderr,
+        };
+        fetched.store(true, Ordering::Relaxed);
     }
 
     /// Writes all of `data`, as fast as the process reads.

@@ -9,11 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use nix::{
-    errno::Errno,
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
-    unistd::Pid,
-};
+use nix::{errno::Errno, libc};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -78,20 +74,22 @@ impl Reaper {
 
     fn reap(&self) {
         loop {
-            let (pid, code) = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+            let (pid, code) = match wait_any() {
+                Ok(Some((pid, status))) => match exit_code(status) {
+                    Some(code) => (pid, code),
+                    None => continue,
+                },
+                Ok(None) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => continue,
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for children");
                     return;
                 }
             };
             let mut table = self.lock();
-            match table.watched.remove(&pid.as_raw()) {
+            match table.watched.remove(&pid) {
                 Some(sender) => drop(sender.send(Some(code))),
-                None if table.launches > 0 => drop(table.strangers.insert(pid.as_raw(), code)),
+                None if table.launches > 0 => drop(table.strangers.insert(pid, code)),
                 None => {}
             }
         }
@@ -103,6 +101,25 @@ impl Reaper {
     }
 }
 
+/// A child that has changed, and its wait status. Not by way of a list of signals, which knows no real-time ones.
+fn wait_any() -> nix::Result<Option<(i32, libc::c_int)>> {
+    let mut status = 0;
+    // SAFETY: the status lives across the call.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) })?;
+    Ok((pid != 0).then_some((pid, status)))
+}
+
+/// 0 to 255, or 128 + n after signal n; `None` if the child lives.
+fn exit_code(status: libc::c_int) -> Option<i32> {
+    if libc::WIFEXITED(status) {
+        Some(libc::WEXITSTATUS(status))
+    } else if libc::WIFSIGNALED(status) {
+        Some(128 + libc::WTERMSIG(status))
+    } else {
+        None
+    }
+}
+
 impl Drop for Launching {
     fn drop(&mut self) {
         let mut table = self.reaper.lock();
@@ -110,5 +127,21 @@ impl Drop for Launching {
         if table.launches == 0 {
             table.strangers.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_is_a_code_and_a_stop_is_none() {
+        // As wait(2) has them: the code in the second byte, the signal in the first, 0x80 for a core.
+        for (status, code) in
+            [(0, Some(0)), (0xff00, Some(255)), (9, Some(137)), (0x86, Some(134)), (64, Some(192))]
+        {
+            assert_eq!(exit_code(status), code, "{status:#x}");
+        }
+        assert_eq!((exit_code(0x137f), exit_code(0xffff)), (None, None));
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's services: decode, call, encode.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -14,6 +14,7 @@ use protocols::{
     guest::FEATURE_EXTRAS,
     health,
     health_ttrpc::{Health, create_health},
+    types,
 };
 use ttrpc::{
     Code,
@@ -25,6 +26,7 @@ use crate::{
     clock_and_entropy, cpus,
     error::{Error, Result},
     guest::Guest,
+    network::iptables,
     process::{Output, Process},
     storage::DRIVERS,
 };
@@ -34,26 +36,19 @@ const AGENT_SERVICE: &str = "grpc.AgentService";
 const GRPC_VERSION: &str = "0.0.1";
 
 /// Calls that the protocol has and this agent does not serve.
-const UNSERVED: [&str; 19] = [
-    "AddARPNeighbors",
+const UNSERVED: [&str; 12] = [
     "AddSwap",
     "AddSwapPath",
     "CopyFile",
     "GetDiagnosticData",
-    "GetIPTables",
     "GetMetrics",
     "GetVolumeStats",
-    "ListInterfaces",
-    "ListRoutes",
     "MemAgentCompactSet",
     "MemAgentMemcgSet",
     "MemHotplugByProbe",
     "RemoveStaleVirtiofsShareMounts",
     "ResizeVolume",
-    "SetIPTables",
     "SetPolicy",
-    "UpdateInterface",
-    "UpdateRoutes",
 ];
 
 /// Both services for a guest, ready to be registered.
@@ -381,6 +376,71 @@ impl AgentService for Rpc {
     ) -> ttrpc::Result<Empty> {
         cpus::online(request.nb_cpus as usize, request.cpu_only).await?;
         Ok(Empty::new())
+    }
+
+    async fn update_interface(
+        &self,
+        context: &TtrpcContext,
+        request: wire::UpdateInterfaceRequest,
+    ) -> ttrpc::Result<types::Interface> {
+        let interface =
+            request.interface.into_option().ok_or_else(|| Error::invalid("interface: is missing"))?;
+        let patience = Duration::from_nanos(context.timeout_nano.max(0) as u64);
+        self.guest.network.update_interface(&interface, patience).await?;
+        Ok(interface)
+    }
+
+    async fn update_routes(
+        &self,
+        _: &TtrpcContext,
+        request: wire::UpdateRoutesRequest,
+    ) -> ttrpc::Result<wire::Routes> {
+        let routes = request.routes.into_option().ok_or_else(|| Error::invalid("routes: is missing"))?;
+        let routes = self.guest.network.update_routes(&routes.Routes).await?;
+        Ok(wire::Routes { Routes: routes, ..Default::default() })
+    }
+
+    async fn add_arp_neighbors(
+        &self,
+        _: &TtrpcContext,
+        request: wire::AddARPNeighborsRequest,
+    ) -> ttrpc::Result<Empty> {
+        let neighbours =
+            request.neighbors.into_option().ok_or_else(|| Error::invalid("neighbors: is missing"))?;
+        self.guest.network.add_neighbours(&neighbours.ARPNeighbors).await?;
+        Ok(Empty::new())
+    }
+
+    async fn list_interfaces(
+        &self,
+        _: &TtrpcContext,
+        _: wire::ListInterfacesRequest,
+    ) -> ttrpc::Result<wire::Interfaces> {
+        let interfaces = self.guest.network.interfaces().await?;
+        Ok(wire::Interfaces { Interfaces: interfaces, ..Default::default() })
+    }
+
+    async fn list_routes(&self, _: &TtrpcContext, _: wire::ListRoutesRequest) -> ttrpc::Result<wire::Routes> {
+        let routes = self.guest.network.routes().await?;
+        Ok(wire::Routes { Routes: routes, ..Default::default() })
+    }
+
+    async fn get_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        request: wire::GetIPTablesRequest,
+    ) -> ttrpc::Result<wire::GetIPTablesResponse> {
+        let data = iptables::rules(request.is_ipv6).await?;
+        Ok(wire::GetIPTablesResponse { data, ..Default::default() })
+    }
+
+    async fn set_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        request: wire::SetIPTablesRequest,
+    ) -> ttrpc::Result<wire::SetIPTablesResponse> {
+        let data = iptables::set_rules(request.is_ipv6, request.data).await?;
+        Ok(wire::SetIPTablesResponse { data, ..Default::default() })
     }
 
     async fn set_guest_date_time(

@@ -33,6 +33,11 @@ pub fn create_dir_all(root: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens the directory `path` for looking it up, with links followed as if `root` were `/`.
+pub fn open_dir(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    open(Some(&open(None, root)?), path)
+}
+
 fn make(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     mkdirat(parent, name, Mode::from_bits_truncate(0o755)).map_err(io::Error::from)
 }

@@ -64,7 +64,10 @@ async fn give_out(
         let length = tokio::select! {
             biased;
             length = process.read_into(output, &mut frame[HEADER..]) => length.unwrap_or_default(),
-            () = &mut gone => return Ok(()),
+            () = &mut gone => {
+                process.output_fetched(output);
+                return Ok(());
+            }
         };
         frame[..HEADER].copy_from_slice(&(length as u32).to_be_bytes());
         connection.write_all(&frame[..HEADER + length]).await?;

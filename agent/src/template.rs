@@ -5,7 +5,7 @@
 //! from which all that comes later draws, and the time of day. See `protocols::guest::TEMPLATE_WAKE`.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::fd::AsFd,
 };
@@ -23,13 +23,13 @@ use crate::{
     clock_and_entropy,
     error::{Context, Error, Result},
     options::{self, ServerAddress},
+    pci,
 };
 
 /// More than this without a newline is no line of ours.
 const LINE_LIMIT: usize = 1024;
 /// For the few bytes of an answer; the host waits for them.
 const ANSWER_DEADLINE_MS: u8 = 250;
-const PCI_RESCAN: &str = "/sys/bus/pci/rescan";
 
 /// What the host tells a clone.
 #[derive(Debug, PartialEq)]
@@ -74,7 +74,7 @@ fn time(line: &str) -> Option<TimeVal> {
 fn become_a_clone(wake: &Wake) -> String {
     let mut steps = vec![clock_and_entropy::reseed(&wake.seed)];
     if wake.rescan {
-        steps.push(fs::write(PCI_RESCAN, "1").context(PCI_RESCAN));
+        steps.push(pci::rescan());
     }
     let faults: Vec<String> =
         steps.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();

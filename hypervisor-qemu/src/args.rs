@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use runtime::{
     config::HypervisorConfig,
     error::{Error, Result},
-    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, Origin, SERIAL_PORT_NAME, VmSize, VmSpec},
+    vm::{Boot, Channel, Device, GuestRootfs, MemoryKind, Origin, PORTS, SERIAL_PORT_NAME, VmSize, VmSpec},
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Numbers in QEMU of the descriptors that it inherits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Inherited {
     pub qmp: RawFd,
     pub console: RawFd,
@@ -27,6 +27,10 @@ pub(crate) struct Inherited {
     pub template: Option<RawFd>,
     /// Of a template only, nothing.
     pub agent: Option<AgentWire>,
+    /// The queues of each network card.
+    pub nics: Vec<Vec<RawFd>>,
+    /// Whether the host's kernel carries their packets.
+    pub vhost_net: bool,
 }
 
 /// What carries the agent's connection.
@@ -45,7 +49,7 @@ pub(crate) fn arguments(
     spec: &VmSpec,
     config: &HypervisorConfig,
     accelerator: Accelerator,
-    inherited: Inherited,
+    inherited: &Inherited,
 ) -> Result<Vec<String>> {
     check(spec, config)?;
     let mut args = Args::default();
@@ -74,7 +78,7 @@ pub(crate) fn arguments(
     args.add("-chardev", format!("socket,id=qmp,fd={}", inherited.qmp));
     args.add("-mon", "chardev=qmp,mode=control");
     boot(&mut args, spec, config, accelerator)?;
-    for described in devices(spec, inherited)? {
+    for described in devices(spec, config, inherited)? {
         args.device(&described);
     }
     for described in added(spec, inherited)? {
@@ -214,7 +218,7 @@ fn boot(args: &mut Args, spec: &VmSpec, config: &HypervisorConfig, accelerator: 
 }
 
 /// A clone's devices begin with its template's, in their order, and so are in the same places.
-fn devices(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
+fn devices(spec: &VmSpec, config: &HypervisorConfig, inherited: &Inherited) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     let virtio_console = arch::CONSOLE_IS_VIRTIO && spec.devices.contains(&Device::Console);
     if spec.channel == Channel::Serial || inherited.template.is_some() || virtio_console {
@@ -227,9 +231,15 @@ fn devices(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
         all.push(device::serial_port(SERIAL_PORT_NAME, listener));
     }
     match spec.origin {
-        Origin::Boot => all.extend(inherited.agent.map(agent_wire)),
+        Origin::Boot => {
+            all.extend(inherited.agent.map(agent_wire));
+            if arch::PCIE_MACHINE_TYPES.contains(&config.machine_type.as_str()) {
+                all.extend((0..PORTS).map(device::port));
+            }
+            all.extend(nics(spec, inherited));
+        }
         Origin::Template | Origin::Clone => {
-            all.extend((0..device::PORTS).map(device::port));
+            all.extend((0..PORTS).map(device::port));
             all.extend(arch::GENERATION_ID.map(device::generation_id));
         }
     }
@@ -237,21 +247,29 @@ fn devices(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
 }
 
 /// What a clone is given when it has been restored: its back ends are there from the start.
-pub(crate) fn added(spec: &VmSpec, inherited: Inherited) -> Result<Vec<Described>> {
+pub(crate) fn added(spec: &VmSpec, inherited: &Inherited) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     for (index, device) in spec.added.iter().enumerate() {
         all.push(device::describe(spec.devices.len() + index, device, inherited.console)?);
     }
     if spec.origin != Origin::Boot {
         all.extend(inherited.agent.map(agent_wire));
+        all.extend(nics(spec, inherited));
     }
-    if all.len() > device::PORTS {
-        return Err(Error::precondition(format!("{} devices for {} ports", all.len(), device::PORTS)));
+    if all.len() > PORTS {
+        return Err(Error::precondition(format!("{} devices for {} ports", all.len(), PORTS)));
     }
     for (port, described) in all.iter_mut().enumerate() {
         described.device["bus"] = device::port_name(port).into();
     }
     Ok(all)
+}
+
+fn nics<'a>(spec: &'a VmSpec, inherited: &'a Inherited) -> impl Iterator<Item = Described> + 'a {
+    spec.nics.iter().zip(&inherited.nics).map(|(nic, fds)| {
+        let fds = fds.iter().map(ToString::to_string).collect();
+        device::nic(nic.number, nic.mac, fds, inherited.vhost_net)
+    })
 }
 
 fn agent_wire(wire: AgentWire) -> Described {
@@ -269,7 +287,7 @@ mod tests {
     use runtime::{
         error::ErrorKind,
         ids::SandboxId,
-        vm::{MiB, NetworkNamespace},
+        vm::{MiB, NetworkNamespace, Nic},
     };
 
     use super::*;
@@ -280,6 +298,8 @@ mod tests {
         memory: None,
         template: None,
         agent: Some(AgentWire::Serial { listener: 3 }),
+        nics: Vec::new(),
+        vhost_net: false,
     };
 
     fn spec() -> VmSpec {
@@ -295,6 +315,7 @@ mod tests {
             origin: Origin::Boot,
             memory: MemoryKind::Private,
             added: Vec::new(),
+            nics: Vec::new(),
             devices: vec![
                 Device::Console,
                 Device::Rng { source: "/dev/urandom".into() },
@@ -330,13 +351,17 @@ mod tests {
         assert_eq!(text, expected, "{}: set UPDATE_GOLDEN=1 to accept the new text", path.display());
     }
 
+    fn nic() -> Nic {
+        Nic { number: 0, mac: [2, 0, 0, 0, 10, 255], queues: std::sync::Arc::new([]) }
+    }
+
     #[test]
     fn command_lines_are_as_recorded() {
         let config = config();
         let kvm = |spec: &VmSpec, config: &HypervisorConfig, inherited| {
             arguments(spec, config, Accelerator::Kvm, inherited).unwrap()
         };
-        golden("serial-9p-tcg.args", &arguments(&spec(), &config, Accelerator::Tcg, SERIAL).unwrap());
+        golden("serial-9p-tcg.args", &arguments(&spec(), &config, Accelerator::Tcg, &SERIAL).unwrap());
 
         let mut virtiofs = spec();
         virtiofs.memory = MemoryKind::Shared;
@@ -349,7 +374,9 @@ mod tests {
         virtiofs.size.max_vcpus = 8;
         virtiofs.size.max_memory = MiB(16384);
         let vsock = Inherited { agent: Some(AgentWire::Vsock { vhost: 3, cid: 4711 }), ..SERIAL };
-        golden("vsock-virtiofs-kvm-hotplug.args", &kvm(&virtiofs, &config, vsock));
+        virtiofs.nics.push(nic());
+        let vsock = Inherited { nics: vec![vec![5]], ..vsock };
+        golden("vsock-virtiofs-kvm-hotplug.args", &kvm(&virtiofs, &config, &vsock));
 
         virtiofs.channel = Channel::VhostUserVsock;
         virtiofs.boot = Boot::Kernel {
@@ -367,7 +394,7 @@ mod tests {
             ..config
         };
         let vhost_user = Inherited { agent: Some(AgentWire::VhostUserVsock { connection: 3 }), ..SERIAL };
-        golden("vhost-user-vsock-image-debug.args", &kvm(&virtiofs, &everything_set, vhost_user));
+        golden("vhost-user-vsock-image-debug.args", &kvm(&virtiofs, &everything_set, &vhost_user));
     }
 
     #[test]
@@ -378,7 +405,7 @@ mod tests {
         };
         let inherited = Inherited { memory: Some(6), template: Some(3), agent: None, ..SERIAL };
         let template = VmSpec { origin: Origin::Template, memory: memory(true), ..spec() };
-        let template = arguments(&template, &config(), Accelerator::Tcg, inherited).unwrap();
+        let template = arguments(&template, &config(), Accelerator::Tcg, &inherited).unwrap();
         golden("template.args", &template);
 
         let fs = Device::VirtioFs { tag: "kataShared".into(), socket: "/s".into(), queue_size: 8 };
@@ -386,23 +413,32 @@ mod tests {
             origin: Origin::Clone,
             memory: memory(true),
             added: vec![fs],
+            nics: vec![nic()],
             channel: Channel::VhostUserVsock,
             ..spec()
         };
-        let inherited = Inherited { agent: Some(AgentWire::VhostUserVsock { connection: 7 }), ..inherited };
-        let arguments = arguments(&clone, &config(), Accelerator::Tcg, inherited).unwrap();
+        let agent = Some(AgentWire::VhostUserVsock { connection: 7 });
+        let inherited = Inherited { agent, nics: vec![vec![8, 9]], vhost_net: true, ..inherited };
+        let arguments = arguments(&clone, &config(), Accelerator::Tcg, &inherited).unwrap();
         assert_eq!(arguments[..template.len()], template);
-        let backends = ["-chardev", "socket,id=fs3,path=/s", "-chardev", "socket,id=agent,fd=7"];
+        let backends = [
+            ["-chardev", "socket,id=fs3,path=/s"],
+            ["-chardev", "socket,id=agent,fd=7"],
+            ["-netdev", "tap,id=net0,fds=8:9,vhost=on"],
+        ]
+        .concat();
         assert_eq!(arguments[template.len()..], [&backends[..], &["-incoming", "defer"]].concat());
-        let added = added(&clone, inherited).unwrap();
+        let nic = &added(&clone, &inherited).unwrap()[2].device;
+        assert_eq!((nic["mac"].as_str(), nic["vectors"].as_u64()), (Some("02:00:00:00:0a:ff"), Some(6)));
+        let added = added(&clone, &inherited).unwrap();
         let places: Vec<_> = added.iter().map(|added| added.device["bus"].as_str().unwrap()).collect();
-        assert_eq!(places, ["port0", "port1"]);
+        assert_eq!(places, ["port0", "port1", "port2"]);
     }
 
     #[test]
     fn what_could_not_work_is_refused() {
         let refused = |spec: &VmSpec, config: &HypervisorConfig| {
-            arguments(spec, config, Accelerator::Tcg, SERIAL).unwrap_err()
+            arguments(spec, config, Accelerator::Tcg, &SERIAL).unwrap_err()
         };
         let config = config();
 

@@ -73,6 +73,47 @@ impl Command for DeviceAdd {
     const ALLOW_OOB: bool = false;
 }
 
+/// `netdev_add`, with a tap for a back end.
+#[derive(Debug, Serialize)]
+pub(crate) struct NetdevAdd {
+    pub r#type: &'static str,
+    pub id: String,
+    /// The names of the queues' descriptors, with colons between them.
+    pub fds: String,
+    pub vhost: bool,
+}
+
+impl Command for NetdevAdd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "netdev_add";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `netdev_del`.
+#[derive(Debug, Serialize)]
+pub(crate) struct NetdevDel {
+    pub id: String,
+}
+
+impl Command for NetdevDel {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "netdev_del";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `set_link`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SetLink {
+    pub name: String,
+    pub up: bool,
+}
+
+impl Command for SetLink {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "set_link";
+    const ALLOW_OOB: bool = false;
+}
+
 /// `object-add`: the object that stands behind `-object`.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]

@@ -28,6 +28,13 @@ pub(crate) enum Backend {
     Blockdev(Value),
     Chardev(String),
     Fsdev(String),
+    /// The taps of a network card.
+    Netdev {
+        id: String,
+        /// Numbers or names of the queues' descriptors.
+        fds: Vec<String>,
+        vhost: bool,
+    },
 }
 
 impl Backend {
@@ -38,6 +45,10 @@ impl Backend {
             Self::Blockdev(node) => ("-blockdev", node.to_string()),
             Self::Chardev(text) => ("-chardev", text.clone()),
             Self::Fsdev(text) => ("-fsdev", text.clone()),
+            Self::Netdev { id, fds, vhost } => {
+                let vhost = if *vhost { ",vhost=on" } else { "" };
+                ("-netdev", format!("tap,id={id},fds={}{vhost}", fds.join(":")))
+            }
         }
     }
 }
@@ -93,8 +104,33 @@ pub(crate) fn describe(index: usize, device: &Device, console: RawFd) -> Result<
     })
 }
 
-/// How many devices can be given to a running VM.
-pub(crate) const PORTS: usize = 8;
+/// A network card. Its queues' descriptors are known by number on the command line, and by name later.
+pub(crate) fn nic(number: usize, mac: [u8; 6], fds: Vec<String>, vhost: bool) -> Described {
+    let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut device = json!({
+        "driver": "virtio-net-pci",
+        "id": nic_name(number),
+        "netdev": netdev_name(number),
+        "mac": mac.join(":"),
+        // Nothing boots from it.
+        "romfile": "",
+    });
+    if fds.len() > 1 {
+        device["mq"] = true.into();
+        // One for each direction of a queue pair, the control queue and the configuration.
+        device["vectors"] = (2 * fds.len() + 2).into();
+    }
+    Described { backend: Some(Backend::Netdev { id: netdev_name(number), fds, vhost }), device }
+}
+
+pub(crate) fn nic_name(number: usize) -> String {
+    format!("nic{number}")
+}
+
+pub(crate) fn netdev_name(number: usize) -> String {
+    format!("net{number}")
+}
+
 /// The ports are functions of as few devices as possible, in a place that the devices before them leave free.
 const FIRST_PORT_SLOT: usize = 0x10;
 

@@ -17,6 +17,7 @@ mod device;
 mod grow;
 mod kernel_parameters;
 pub mod kvm;
+mod network;
 pub mod qmp;
 mod save;
 mod unix_socket;
@@ -66,6 +67,10 @@ impl Qemu {
         Self { config, kvm_verdict: state.join("kvm-probe"), accelerator: OnceCell::new() }
     }
 
+    fn vhost_net(&self) -> bool {
+        !self.config.disable_vhost_net && network::vhost_works()
+    }
+
     async fn accelerator(&self) -> Result<Accelerator> {
         let choose = || Accelerator::choose(self.config.accelerator, &self.kvm_verdict);
         self.accelerator.get_or_try_init(choose).await.copied()
@@ -94,9 +99,22 @@ impl Hypervisor for Qemu {
                 MemoryKind::Private | MemoryKind::Shared => None,
             };
             let template = template.map(|(listener, _)| listener);
-            let inherited = Inherited { qmp: qmp_fd, console: console_fd, memory, template, agent: wire };
-            launch.args(args::arguments(&spec, &self.config, accelerator, inherited)?);
-            let added = args::added(&spec, inherited)?.into_iter().map(|added| added.device).collect();
+            let mut nics = Vec::new();
+            for nic in &spec.nics {
+                let queues = nic.queues.iter().map(|queue| queue.try_clone().map(|fd| launch.pass_fd(fd)));
+                nics.push(queues.collect::<Result<_, _>>().context("a tap's descriptor")?);
+            }
+            let inherited = Inherited {
+                qmp: qmp_fd,
+                console: console_fd,
+                memory,
+                template,
+                agent: wire,
+                nics,
+                vhost_net: self.vhost_net(),
+            };
+            launch.args(args::arguments(&spec, &self.config, accelerator, &inherited)?);
+            let added = args::added(&spec, &inherited)?.into_iter().map(|added| added.device).collect();
             launch.network(spec.network.clone());
             tracing::debug!(command = ?launch.command_line(), "start qemu");
             let qemu = Child::spawn("qemu", launch, ledger).await?;
@@ -116,6 +134,7 @@ impl Hypervisor for Qemu {
                     template_port,
                     added,
                     shared_memory,
+                    vhost_net: self.vhost_net(),
                 };
                 Ok(Arc::new(QemuVm::new(parts)))
             }
@@ -135,8 +154,16 @@ impl Hypervisor for Qemu {
         let accelerator = self.accelerator().await?;
         // Numbers of descriptors only have to be the same each time.
         let memory = matches!(spec.memory, MemoryKind::File { .. }).then_some(5);
-        let inherited = Inherited { qmp: 3, console: 4, memory, template: Some(6), agent: None };
-        Ok(Some(args::arguments(spec, &self.config, accelerator, inherited)?.join("\n")))
+        let inherited = Inherited {
+            qmp: 3,
+            console: 4,
+            memory,
+            template: Some(6),
+            agent: None,
+            nics: Vec::new(),
+            vhost_net: false,
+        };
+        Ok(Some(args::arguments(spec, &self.config, accelerator, &inherited)?.join("\n")))
     }
 }
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use runtime::{
     child::Child,
     error::{Context, Error, ErrorKind, Result},
-    vm::{AgentAddr, MiB, Vm, VmExit},
+    vm::{AgentAddr, MiB, Nic, PORTS, Vm, VmExit},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     console::Console,
-    grow,
+    grow, network,
     qmp::{Event, Qmp},
     save,
     watcher::Watcher,
@@ -53,6 +53,8 @@ pub(crate) struct Parts {
     pub added: Vec<Value>,
     /// Whether vhost-user devices may have to map the guest's memory.
     pub shared_memory: bool,
+    /// Whether the host's kernel carries the packets of network cards.
+    pub vhost_net: bool,
 }
 
 /// A VM under QEMU.
@@ -65,7 +67,10 @@ pub(crate) struct QemuVm {
     template_port: Option<PathBuf>,
     added: Mutex<Vec<Value>>,
     shared_memory: bool,
+    vhost_net: bool,
     dimms: AtomicUsize,
+    /// How many ports hold a device; none is taken out.
+    ports: AtomicUsize,
     exited: watch::Receiver<Option<VmExit>>,
     /// Whether its end is our own doing.
     stopping: Arc<AtomicBool>,
@@ -74,8 +79,19 @@ pub(crate) struct QemuVm {
 impl QemuVm {
     /// Takes over a QEMU that has greeted, and begins to watch it.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { qemu, helper, qmp, events, console, address, template_port, added, shared_memory } =
-            parts;
+        let Parts {
+            qemu,
+            helper,
+            qmp,
+            events,
+            console,
+            address,
+            template_port,
+            added,
+            shared_memory,
+            vhost_net,
+        } = parts;
+        let ports = AtomicUsize::new(added.len());
         let (qemu, helper, qmp) = (Arc::new(qemu), helper.map(Arc::new), Arc::new(qmp));
         let stopping = Arc::new(AtomicBool::new(false));
         let (sender, exited) = watch::channel(None);
@@ -91,7 +107,9 @@ impl QemuVm {
             template_port,
             added: Mutex::new(added),
             shared_memory,
+            vhost_net,
             dimms: AtomicUsize::new(0),
+            ports,
             exited,
             stopping,
         }
@@ -161,6 +179,20 @@ impl Vm for QemuVm {
         let number = self.dimms.fetch_add(1, Ordering::Relaxed);
         let added = grow::add_memory(&self.qmp, number, memory, self.shared_memory).await;
         added.with_context(|| format!("add {} MiB of memory", memory.0))
+    }
+
+    async fn add_network(&self, nic: Nic) -> Result<()> {
+        let taken = |used| (used < PORTS).then_some(used + 1);
+        let port = self.ports.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).map_err(|_| {
+            Error::precondition(format!(
+                "all {PORTS} ports of the VM hold a device: it takes no more interfaces"
+            ))
+        })?;
+        network::add(&self.qmp, nic, port, self.vhost_net).await.context("add a network card")
+    }
+
+    async fn connect_network(&self, number: usize, connected: bool) -> Result<()> {
+        network::connect(&self.qmp, number, connected).await
     }
 
     async fn stop(&self) -> Result<()> {

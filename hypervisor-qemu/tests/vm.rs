@@ -70,6 +70,7 @@ impl Bench {
             boot: Boot::Kernel { kernel, rootfs: GuestRootfs::Initrd(initrd), parameters: Vec::new() },
             origin: Origin::Boot,
             added: Vec::new(),
+            nics: Vec::new(),
             memory: MemoryKind::Private,
             devices: vec![Device::Console, Device::Rng { source: "/dev/urandom".into() }],
             channel: Channel::Serial,
@@ -378,7 +379,9 @@ async fn a_kernel_that_panics_ends_its_vm_and_says_why() {
 
 #[tokio::test]
 async fn a_real_guest_s_agent_answers_on_the_serial_port() {
-    let (Some(kernel), Some(initrd)) = (provided("guest/vmlinux"), provided("guest/initrd.cpio")) else {
+    // The initrd belongs to the small kernel where there is one.
+    let kernel = provided("guest-own/vmlinux").or_else(|| provided("guest/vmlinux"));
+    let (Some(kernel), Some(initrd)) = (kernel, provided("guest/initrd.cpio")) else {
         return;
     };
     let Some(mut bench) = Bench::new(Guest::Halts) else { return };

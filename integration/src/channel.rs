@@ -155,6 +155,7 @@ impl Workbench {
             memory,
             devices: vec![Device::Console, Device::Rng { source: hypervisor.entropy_source.clone() }],
             added: Vec::new(),
+            nics: Vec::new(),
             channel,
             network: NetworkNamespace::New,
         }

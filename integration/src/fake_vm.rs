@@ -16,7 +16,7 @@ use protocols::guest::STREAM_PORT;
 use runtime::{
     error::{Context, Error, Result},
     ledger::Ledger,
-    vm::{AgentAddr, Hypervisor, MiB, Vm, VmExit, VmSpec},
+    vm::{AgentAddr, Hypervisor, MiB, Nic, Vm, VmExit, VmSpec},
 };
 use tokio::{
     net::UnixListener,
@@ -221,6 +221,14 @@ impl Vm for FakeVm {
 
     async fn add_memory(&self, _: MiB) -> Result<()> {
         Err(Error::unimplemented("a fake VM cannot grow"))
+    }
+
+    async fn add_network(&self, _: Nic) -> Result<()> {
+        Err(Error::unimplemented("a fake VM has no network cards"))
+    }
+
+    async fn connect_network(&self, _: usize, _: bool) -> Result<()> {
+        Err(Error::unimplemented("a fake VM has no network cards"))
     }
 
     async fn stop(&self) -> Result<()> {

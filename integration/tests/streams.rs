@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
@@ -238,4 +238,34 @@ async fn a_slow_reader_slows_only_its_own_stream_and_loses_nothing() {
     assert_eq!((slow, fast), (4_000_000, 4_000_000));
     assert!(fast_end + Duration::from_millis(300) < slow_end, "the fast reader had to wait for the slow one");
     engine.stop(&workshop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_child_says_after_the_end_of_its_exec_is_taken_until_that_is_deleted() {
+    let Some(workshop) = Workshop::open() else { return };
+    let engine = Engine::start(&workshop).await;
+    let container = engine.run(&workshop, "c1", "sleep 1000", Stdio::default()).await;
+    let stdio = workshop.pipes("e1");
+    let mut output = BufReader::new(read_end(&stdio.stdout));
+    let mut lines = || {
+        let mut line = String::new();
+        output.read_line(&mut line).map(|_| line).expect("read the pipe")
+    };
+    let began = Instant::now();
+    exec(&container, "e1", "echo first; (sleep 1.5; echo second; sleep 1000) & exit 5", stdio).await;
+    assert_eq!(ended(&container, Some("e1")).await.code, 5);
+    assert!(began.elapsed() < Duration::from_millis(1400), "its child was waited for");
+    assert_eq!((lines(), lines()), ("first\n".into(), "second\n".into()));
+    let began = Instant::now();
+    container.delete_exec("e1").await.expect("the exec is deleted");
+    assert!(began.elapsed() < Duration::from_secs(10), "its child was waited for");
+    container.kill_all(9).await.expect("killed");
+    ended(&container, None).await;
+    engine.sandbox.delete_container("c1").await.expect("the container is deleted");
+    engine.stop(&workshop).await;
+}
+
+/// A pipe's end for reading, open from now on whoever writes.
+fn read_end(path: &str) -> File {
+    fs::OpenOptions::new().read(true).write(true).open(path).expect("open the pipe")
 }

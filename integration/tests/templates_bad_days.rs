@@ -345,3 +345,16 @@ fn a_clone_that_does_not_wake_is_booted_once_instead() {
         done";
     is_booted_once_instead(deaf, "deaf");
 }
+
+#[test]
+fn more_memory_than_there_can_be_is_an_error_that_says_so_and_leaves_nothing() {
+    let Some(factory) = Factory::open() else { return };
+    // 100 TiB: more than the host lets anybody map.
+    let runtime = factory.runtime("large", &[("default_memory", "104857600")]);
+    let id = factory.id("large");
+    let finished = factory.containerd.run(&runtime, &[], &id, &["true"], b"");
+    assert_ne!(finished.code, 0);
+    assert!(finished.stderr.contains("guest RAM"), "{}", finished.stderr);
+    factory.containerd.assert_gone(&id);
+    assert_eq!(factory.templates(), Vec::<PathBuf>::new());
+}

@@ -76,6 +76,8 @@ impl Bundle {
         if spec.linux().is_none() {
             return Err(Error::invalid("linux: is missing"));
         }
+        check_environment(process)?;
+        check_namespaces(&spec)?;
         let role = Role::of(&spec)?;
         Ok(Self { dir, spec, role })
     }
@@ -125,6 +127,24 @@ fn mention(unknown_capabilities: &[String]) {
         // So does runc.
         tracing::warn!(?unknown_capabilities, "ignored");
     }
+}
+
+fn check_environment(process: &Process) -> Result<()> {
+    match process.env().iter().flatten().find(|entry| entry.starts_with('=')) {
+        Some(entry) => Err(Error::invalid(format!("process.env: {entry:?}: a variable must have a name"))),
+        None => Ok(()),
+    }
+}
+
+fn check_namespaces(spec: &Spec) -> Result<()> {
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in namespaces.iter().enumerate() {
+        if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
+            return Err(Error::invalid(format!("linux.namespaces: {} is named twice", namespace.typ())));
+        }
+    }
+    Ok(())
 }
 
 impl Role {
@@ -210,6 +230,18 @@ mod tests {
             ),
             (&format!(r#"{{"ociVersion":"1.0.2",{process}}}"#), "root: is missing"),
             (&format!(r#"{{"ociVersion":"1.0.2",{process},"root":{{"path":"r"}}}}"#), "linux: is missing"),
+            (
+                &format!(
+                    r#"{{"ociVersion":"1.0.2",{process},"root":{{"path":"r"}},
+                        "linux":{{"namespaces":[{{"type":"pid"}},{{"type":"uts"}},{{"type":"pid"}}]}}}}"#
+                ),
+                "pid is named twice",
+            ),
+            (
+                r#"{"ociVersion":"1.0.2","process":{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0},"env":["A=","=x"]},
+                    "root":{"path":"r"},"linux":{}}"#,
+                "process.env: \"=x\"",
+            ),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains("config.json") && error.contains(words), "{text}: {error}");

@@ -119,7 +119,8 @@ impl HostHooks {
         let what = || format!("error running {name} hook #{index} ({})", hook.path().display());
         let launch = self.launch(hook, status).with_context(what)?;
         let child = Child::spawn("hook", launch, &self.ledger).await.with_context(what)?;
-        let own = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        let own =
+            hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
         let deadline = own.map_or(self.deadline, Duration::from_secs);
         match child.wait(deadline).await {
             Ok(status) if status.success() => Ok(()),
@@ -223,8 +224,10 @@ mod tests {
     #[tokio::test]
     async fn a_failing_hook_is_named_with_its_words_and_ends_the_row() {
         let dir = tempfile::tempdir().unwrap();
-        let hooks =
-            hooks(dir.path(), json!({"createRuntime": [shell("true"), shell("echo boom >&2; exit 7"), shell("touch late")]}));
+        let hooks = hooks(
+            dir.path(),
+            json!({"createRuntime": [shell("true"), shell("echo boom >&2; exit 7"), shell("touch late")]}),
+        );
         let error = hooks.before_create().await.unwrap_err().to_string();
         for word in ["createRuntime hook #1 (/bin/sh)", "exit status: 7", "boom"] {
             assert!(error.contains(word), "{error}");

@@ -15,6 +15,8 @@ pub mod factory;
 mod hooks;
 pub mod ids;
 pub mod ledger;
+mod netlink;
+mod network;
 pub mod paths;
 pub mod process;
 pub mod sandbox;

@@ -19,6 +19,8 @@ use crate::{
 
 /// How much later than the end of its connections the end of a VM may be known.
 const NEWS_OF_DEATH: Duration = Duration::from_secs(5);
+/// How long the news of an end waits for more output when none comes.
+const STRAGGLERS: Duration = Duration::from_millis(500);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
 /// In seconds.
@@ -204,11 +206,13 @@ impl Process {
         *self.copying.lock().await = Some(Copying::start(&self.agent, &self.guest, streams));
     }
 
-    /// Waits for its end in the guest, after its output; a guest that is gone gives 255. Does not record it.
+    /// Waits for its end in the guest and for its output; a guest that is gone gives 255. Does not record it.
     pub(crate) async fn ended(&self) -> GuestExit {
-        // The agent may forget a process once it was waited for, so its output is read first; unless nobody on the
-        // host takes it, for then the process may sit before a full pipe, or may be long dead.
-        if let Some(copying) = self.copying.lock().await.as_mut() {
+        // An agent that gives output only by calls may forget a process once it was waited for, so its output is read
+        // first; unless nobody on the host takes it, for then the process may sit before a full pipe, or be long dead.
+        if !self.agent.serves_streams()
+            && let Some(copying) = self.copying.lock().await.as_mut()
+        {
             copying.settled().await;
         }
         let exit = match self.agent.wait(&self.guest).await {
@@ -224,7 +228,8 @@ impl Process {
         };
         if let Some(copying) = self.copying.lock().await.as_mut() {
             copying.end_input();
-            copying.settled().await;
+            // What it has started may go on writing: that is taken until it is deleted, but not waited for.
+            copying.settled_or_quiet(STRAGGLERS).await;
         }
         exit
     }

@@ -182,11 +182,16 @@ fn wire_mount(mount: RootfsMount) -> Mount {
 }
 
 /// What State tells of a process; the caller adds whose it is.
-pub fn state(process: &Process) -> StateResponse {
+pub fn state(process: &Process, container: Status) -> StateResponse {
     let Stdio { stdin, stdout, stderr, terminal, .. } = process.stdio().clone();
     let exit = process.exit();
     StateResponse {
-        status: wire_status(process.status()).into(),
+        status: wire_status(match (process.status(), container) {
+            // It stands still with its container.
+            (Status::Running, Status::Pausing | Status::Paused) => container,
+            (status, _) => status,
+        })
+        .into(),
         stdin,
         stdout,
         stderr,

@@ -77,7 +77,7 @@ impl Task for TaskService {
             let began = Instant::now();
             let (sandbox, container) = this.find(&request.id)?;
             match request.exec_id.as_str() {
-                "" => container.start().await?,
+                "" => sandbox.start_container(&request.id).await?,
                 exec => container.start_exec(exec).await?,
             }
             phase("task-start", began);
@@ -129,7 +129,7 @@ impl Task for TaskService {
                 bundle: container.bundle().display().to_string(),
                 pid: pid(&sandbox, &container, exec(&request.exec_id))?,
                 exec_id: request.exec_id.clone(),
-                ..convert::state(&process)
+                ..convert::state(&process, container.status())
             })
         };
         self.answered(span, state).await

@@ -112,8 +112,11 @@ struct Attach {
     flags: u32,
 }
 
-/// Lets `program` decide on every device access of the group in `dir`. It stays as long as the group.
-pub fn judge_devices(dir: &Path, program: &[Instruction]) -> io::Result<()> {
+/// A program that the kernel has checked and translated.
+pub struct DeviceJudge(OwnedFd);
+
+/// Gives the kernel a program that decides on accesses to devices.
+pub fn load(program: &[Instruction]) -> io::Result<DeviceJudge> {
     let license = c"Apache-2.0";
     let load = Load {
         program_type: TYPE_CGROUP_DEVICE,
@@ -128,11 +131,15 @@ pub fn judge_devices(dir: &Path, program: &[Instruction]) -> io::Result<()> {
     };
     let loaded = bpf(PROG_LOAD, &load)?;
     // SAFETY: the kernel just made this descriptor for us, and nobody else has it.
-    let loaded = unsafe { OwnedFd::from_raw_fd(loaded) };
+    Ok(DeviceJudge(unsafe { OwnedFd::from_raw_fd(loaded) }))
+}
+
+/// Lets `judge` decide on every device access of the group in `dir`. It stays as long as the group.
+pub fn judge_devices(dir: &Path, judge: &DeviceJudge) -> io::Result<()> {
     let group = File::open(dir)?;
     let attach = Attach {
         target: group.as_raw_fd() as u32,
-        program: loaded.as_raw_fd() as u32,
+        program: judge.0.as_raw_fd() as u32,
         attach_type: ATTACH_CGROUP_DEVICE,
         flags: ALLOW_MULTI,
     };
@@ -147,15 +154,13 @@ fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
+impl Instruction {
     /// Runs a program as the kernel would, on a context of three words. Panics on what the kernel would refuse.
-    pub fn run(program: &[Instruction], context: [i32; 3]) -> i64 {
+    pub fn run(program: &[Self], context: [i32; 3]) -> i64 {
         let mut registers = [0i64; 6];
         let mut at = 0;
         loop {
-            let Instruction { code, registers: pair, offset, value } = program[at];
+            let Self { code, registers: pair, offset, value } = program[at];
             let (to, from) = ((pair & 15) as usize, (pair >> 4) as usize);
             at += 1;
             match code {
@@ -172,6 +177,11 @@ pub(super) mod tests {
             }
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn an_instruction_is_eight_bytes_as_the_kernel_has_them() {

@@ -154,7 +154,7 @@ mod tests {
 
     /// What the kernel would do with the program.
     fn allowed(program: &[Instruction], kind: i32, access: i32, major: i32, minor: i32) -> bool {
-        super::super::bpf::tests::run(program, [access << 16 | kind, major, minor]) == 1
+        Instruction::run(program, [access << 16 | kind, major, minor]) == 1
     }
 
     #[test]
@@ -194,8 +194,12 @@ mod tests {
     #[test]
     fn a_privileged_container_needs_no_program() {
         assert!(program(&rules(json!([{"allow": true, "access": "rwm"}]))).is_none());
-        assert!(program(&rules(json!([{"allow": false}, {"allow": true, "type": "a", "access": "rwm"}]))).is_none());
-        let taken_back = program(&rules(json!([{"allow": true}, {"allow": false, "access": "rwm"}]))).unwrap();
+        assert!(
+            program(&rules(json!([{"allow": false}, {"allow": true, "type": "a", "access": "rwm"}])))
+                .is_none()
+        );
+        let taken_back =
+            program(&rules(json!([{"allow": true}, {"allow": false, "access": "rwm"}]))).unwrap();
         assert!(!allowed(&taken_back, BLOCK, READ, 8, 0));
         let but_one = rules(json!([
             {"allow": true, "type": "b", "access": "rwm"}, {"allow": false, "type": "b", "major": 8, "access": "w"}

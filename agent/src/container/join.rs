@@ -23,7 +23,9 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
     sys::{prctl, stat::Mode},
-    unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid},
+    unistd::{
+        Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid,
+    },
 };
 use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain, LinuxSeccomp, Process};
 use serde::{Deserialize, Serialize};
@@ -136,8 +138,14 @@ fn enter_cgroup(id: &str, init: i32) -> Result<(), String> {
     let enter = |dir: &Path| fs::write(dir.join("cgroup.procs"), "0");
     match enter(&cgroup::dir(id)) {
         Ok(()) => Ok(()),
-        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EBUSY | Errno::EOPNOTSUPP)) => {
-            let of_init = fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(with("the init's cgroup"))?;
+        Err(error)
+            if matches!(
+                error.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EBUSY | Errno::EOPNOTSUPP)
+            ) =>
+        {
+            let of_init =
+                fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(with("the init's cgroup"))?;
             let below = of_init.trim().strip_prefix("0::/").ok_or("the init has no cgroup of version 2")?;
             enter(&Path::new(cgroup::HIERARCHY).join(below)).map_err(with("join the init's cgroup"))
         }
@@ -184,7 +192,8 @@ fn set_up(
         filter(joining)?;
     }
     if let Some(capabilities) = process.capabilities() {
-        capabilities::drop_privileges(capabilities, system).map_err(|error| format!("capabilities: {error}"))?;
+        capabilities::drop_privileges(capabilities, system)
+            .map_err(|error| format!("capabilities: {error}"))?;
     }
     let entered = match entered {
         Err(Errno::EACCES | Errno::EPERM) => chdir(process.cwd()),
@@ -205,7 +214,10 @@ fn connect(streams: &[OwnedFd]) -> Result<(), String> {
     let [stdin, stdout, stderr] = streams else {
         return Err("a process without terminal needs three streams".into());
     };
-    dup2_stdin(stdin).and_then(|()| dup2_stdout(stdout)).and_then(|()| dup2_stderr(stderr)).map_err(errno("dup2"))
+    dup2_stdin(stdin)
+        .and_then(|()| dup2_stdout(stdout))
+        .and_then(|()| dup2_stderr(stderr))
+        .map_err(errno("dup2"))
 }
 
 /// Becomes the user, and keeps every right for the steps to come.
@@ -219,7 +231,9 @@ fn set_user(uid: Uid, gid: Gid) -> Result<(), String> {
 #[cfg(feature = "seccomp")]
 fn filter(joining: &Joining) -> Result<(), String> {
     let Some(filter) = &joining.seccomp else { return Ok(()) };
-    libcontainer::seccomp::initialize_seccomp(filter).map(drop).map_err(|error| format!("linux.seccomp: {error}"))
+    libcontainer::seccomp::initialize_seccomp(filter)
+        .map(drop)
+        .map_err(|error| format!("linux.seccomp: {error}"))
 }
 
 #[cfg(not(feature = "seccomp"))]

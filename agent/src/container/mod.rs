@@ -3,6 +3,7 @@
 mod bpf;
 mod cgroup;
 mod complaints;
+mod copy_up;
 mod cpuset;
 mod devices;
 mod executor;
@@ -97,7 +98,8 @@ impl Container {
     ) -> Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            // Root in a user namespace must pass to what is mounted in it.
+            .mode(0o711)
             .create(&bundle)
             .context(format!("create {}", bundle.display()))?;
         let made = make_init(id, &bundle, spec, &isolation, &around).await;
@@ -153,6 +155,10 @@ impl Container {
             |execs: &HashMap<_, Arc<Process>>| execs.get(exec_id).is_some_and(|process| !process.has_ended());
         if exec_id.is_empty() || exec_id == self.id || in_use(&lock(&self.execs)) {
             return Err(Error::internal(format!("exec_id '{exec_id}' already exists")));
+        }
+        if spec.capabilities().is_none() {
+            // As with runc; a container that named none has an empty set here.
+            spec.set_capabilities(self.inherited.capabilities.clone());
         }
         plan_process::plan_process(&mut spec)?;
         let process = match &*self.isolation {
@@ -350,12 +356,14 @@ async fn make_init(
             let shared =
                 around.shared.as_ref().ok_or_else(|| Error::internal("the sandbox has no namespaces"))?;
             let pid_namespace = around.pid_namespace.clone();
-            let plan = plan::plan(
+            let mut plan = plan::plan(
                 id,
                 spec,
                 &plan::Surroundings { shared, pid_namespace, has_device: &devices::in_guest },
             )?;
             prepare_guest(&plan, shared)?;
+            // Until the container has them.
+            let _copied_up = copy_up(bundle, &mut plan.spec).await?;
             write_json(&bundle.join("config.json"), &plan.spec)?;
             let process =
                 plan.spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
@@ -374,6 +382,23 @@ async fn make_init(
             Ok((plain::create(bundle, process, around.pipe_size)?, plan::Inherited::default()))
         }
     }
+}
+
+async fn copy_up(bundle: &Path, spec: &mut oci::Spec) -> Result<copy_up::CopiedUp> {
+    let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if !mounts.iter().any(|mount| mount.options().iter().flatten().any(|option| option == copy_up::WORD)) {
+        return Ok(copy_up::CopiedUp::default());
+    }
+    let bundle = bundle.to_owned();
+    let (made, mounts) = spawn_blocking(move || {
+        let made = copy_up::prepare(&bundle, &root, &mut mounts)?;
+        Ok::<_, Error>((made, mounts))
+    })
+    .await
+    .map_err(|error| Error::internal(error.to_string()))??;
+    spec.set_mounts(Some(mounts));
+    Ok(made)
 }
 
 /// What a container changes outside of itself.
@@ -398,13 +423,27 @@ fn streams_wanted(process: &oci::Process, inherited: &plan::Inherited, pipe_size
     }
 }
 
-/// Images name working directories that they do not have; every engine expects the runtime to make them.
+/// Images name working directories that they do not have; every engine expects the runtime to make them: in the volume
+/// where it lies, or in the root file system.
 fn make_cwd(spec: &oci::Spec) -> Result<()> {
     let (Some(root), Some(process)) = (spec.root(), spec.process()) else {
         return Ok(());
     };
-    safe_path::create_dir_all(root.path(), process.cwd())
-        .context(format!("process.cwd: create {}", process.cwd().display()))
+    let cwd = process.cwd();
+    let around = spec.mounts().iter().flatten().filter(|mount| cwd.starts_with(mount.destination()));
+    let (base, below) = match around.max_by_key(|mount| mount.destination().as_os_str().len()) {
+        None => (root.path().clone(), cwd.as_path()),
+        Some(mount) => {
+            match (mount.typ().as_deref(), mount.source(), cwd.strip_prefix(mount.destination())) {
+                (Some("bind"), Some(source), Ok(below)) if !below.as_os_str().is_empty() => {
+                    (source.clone(), below)
+                }
+                // What any other mount brings is not there yet.
+                _ => return Ok(()),
+            }
+        }
+    };
+    safe_path::create_dir_all(&base, below).context(format!("process.cwd: create {}", cwd.display()))
 }
 
 /// Takes away what a container has outside its processes. Failures are only logged: the guest ends with its sandbox.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use oci_spec::runtime::{
-    Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Spec,
+    Linux, LinuxCapabilities, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Spec,
 };
 
 use super::{devices, plan_mounts::plan_mounts, plan_process::plan_process};
@@ -63,6 +63,8 @@ pub struct Plan {
 pub struct Inherited {
     pub seccomp: Option<LinuxSeccomp>,
     pub personality: Option<LinuxPersonality>,
+    /// For a process that names none.
+    pub capabilities: Option<LinuxCapabilities>,
     /// Of its user namespace, if it has one.
     uid_mappings: Vec<LinuxIdMapping>,
 }
@@ -70,7 +72,8 @@ pub struct Inherited {
 impl Inherited {
     /// Who a user of the container is in the guest.
     pub fn guest_uid(&self, uid: u32) -> u32 {
-        let holds = |map: &&LinuxIdMapping| (map.container_id()..map.container_id() + map.size()).contains(&uid);
+        let holds =
+            |map: &&LinuxIdMapping| (map.container_id()..map.container_id() + map.size()).contains(&uid);
         self.uid_mappings.iter().find(holds).map_or(uid, |map| uid - map.container_id() + map.host_id())
     }
 }
@@ -87,6 +90,7 @@ pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Plan>
     }
     let process = spec.process_mut().as_mut().ok_or_else(|| Error::invalid("process: is missing"))?;
     plan_process(process)?;
+    let capabilities = process.capabilities().clone();
     let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
     let has_user_namespace = namespaces_of(linux).any(|kind| kind == LinuxNamespaceType::User);
     let namespaces = plan_namespaces(linux, around)?;
@@ -104,7 +108,12 @@ pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Plan>
     let inherited = Inherited {
         seccomp: linux.seccomp().clone(),
         personality: linux.personality().clone(),
-        uid_mappings: if has_user_namespace { linux.uid_mappings().clone().unwrap_or_default() } else { Vec::new() },
+        capabilities,
+        uid_mappings: if has_user_namespace {
+            linux.uid_mappings().clone().unwrap_or_default()
+        } else {
+            Vec::new()
+        },
     };
     linux
         .set_namespaces(Some(namespaces))
@@ -229,7 +238,9 @@ fn check_seccomp(linux: &Linux) -> Result<()> {
     if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify
         || actions.any(|action| action == LinuxSeccompAction::ScmpActNotify)
     {
-        return Err(Error::invalid("linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which a VM does not reach"));
+        return Err(Error::invalid(
+            "linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which a VM does not reach",
+        ));
     }
     Ok(())
 }
@@ -350,14 +361,20 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_by_name() {
         for (linux, words) in [
-            (json!({"sysctl": {"kernel.panic": "1"}}), "kernel.panic\" is not in a separate kernel namespace"),
+            (
+                json!({"sysctl": {"kernel.panic": "1"}}),
+                "kernel.panic\" is not in a separate kernel namespace",
+            ),
             (json!({"sysctl": {"kernel.shmmax": "1"}}), "kernel.shmmax"),
             (json!({"sysctl": {"net..x": "1"}}), "net..x"),
             (
                 json!({"namespaces": [{"type": "uts"}], "sysctl": {"kernel.hostname": "h"}}),
                 "conflicts with the OCI field",
             ),
-            (json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 1}]}), "/dev/x (240:1)"),
+            (
+                json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 1}]}),
+                "/dev/x (240:1)",
+            ),
             (json!({"devices": [{"path": "/x", "type": "c", "major": 10, "minor": 1}]}), "below /dev"),
             (
                 json!({"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
@@ -382,7 +399,8 @@ mod tests {
                         {"path": "/dev/pipe", "type": "p", "major": 0, "minor": 0}],
             "resources": {"devices": [{"allow": true, "access": "rwm"}], "pids": {"limit": 5}},
         }));
-        let paths: Vec<_> = linux["devices"].as_array().unwrap().iter().map(|device| &device["path"]).collect();
+        let paths: Vec<_> =
+            linux["devices"].as_array().unwrap().iter().map(|device| &device["path"]).collect();
         assert_eq!(paths, ["/dev/fuse", "/dev/pipe"]);
         assert_eq!(linux["devices"][0]["fileMode"], Value::Null);
         assert_eq!(linux["resources"], json!({}));
@@ -391,7 +409,9 @@ mod tests {
 
     #[test]
     fn words_that_libcontainer_does_not_know_become_those_it_does() {
-        for (word, planned_word) in [("rshared", json!("shared")), ("slave", json!("slave")), ("", Value::Null)] {
+        for (word, planned_word) in
+            [("rshared", json!("shared")), ("slave", json!("slave")), ("", Value::Null)]
+        {
             assert_eq!(planned(json!({"rootfsPropagation": word})).1["rootfsPropagation"], planned_word);
         }
     }

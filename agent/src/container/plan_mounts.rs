@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
+use super::copy_up;
 use crate::error::{Error, Result};
 
 /// Options that change nothing here: the flags of a mount that is not made by this system call, or of messages.
@@ -33,14 +34,15 @@ fn plan_mount(mut mount: Mount, has_user_namespace: bool) -> Result<Mount> {
     if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
         return Err(Error::invalid("uidMappings: mounts with mapped ids are not served"));
     }
-    if options.iter().any(|option| option == "tmpcopyup") {
-        return Err(Error::invalid("tmpcopyup: is not served"));
+    if options.iter().any(|option| option == copy_up::WORD) && mount.typ().as_deref() != Some("tmpfs") {
+        return Err(Error::invalid("tmpcopyup: is for a tmpfs alone"));
     }
     if let Some(word) = options.iter().find(|option| PROPAGATION.contains(&option.as_str())) {
         tracing::warn!(destination = %mount.destination().display(), word, "a mount does not propagate out of the VM");
     }
     options.retain(|option| !WITHOUT_MEANING.contains(&option.as_str()));
-    let is_bind = mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
+    let is_bind =
+        mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
     let typ = mount.typ().clone().filter(|typ| !typ.is_empty() && typ != "none");
     match typ {
         _ if is_bind => {
@@ -76,7 +78,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn planned(mount: Value, has_user_namespace: bool) -> Result<Value> {
-        let mut spec: Spec = serde_json::from_value(json!({"ociVersion": "1.0.2", "mounts": [mount]})).unwrap();
+        let mut spec: Spec =
+            serde_json::from_value(json!({"ociVersion": "1.0.2", "mounts": [mount]})).unwrap();
         plan_mounts(&mut spec, has_user_namespace)?;
         Ok(serde_json::to_value(spec).unwrap()["mounts"][0].take())
     }
@@ -108,8 +111,11 @@ mod tests {
     fn what_cannot_be_is_refused_by_name() {
         for (mount, words) in [
             (json!({"destination": "/x", "source": "/s"}), "type: is missing"),
-            (json!({"destination": "/x", "type": "bind", "source": "/s", "options": ["idmap"]}), "mounts[0] (on /x): idmap"),
-            (json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}), "tmpcopyup"),
+            (
+                json!({"destination": "/x", "type": "bind", "source": "/s", "options": ["idmap"]}),
+                "mounts[0] (on /x): idmap",
+            ),
+            (json!({"destination": "/x", "type": "proc", "options": ["tmpcopyup"]}), "tmpcopyup"),
             (json!({"destination": "/dev", "type": "bind", "source": "/dev"}), "devices"),
         ] {
             let error = planned(mount.clone(), false).unwrap_err().to_string();

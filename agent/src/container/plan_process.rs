@@ -21,7 +21,10 @@ pub fn plan_process(process: &mut Process) -> Result<()> {
         return Err(Error::invalid(format!("process.cwd: {cwd} is not absolute")));
     }
     let user = process.user();
-    if user.uid() > MAX_ID || user.gid() > MAX_ID || user.additional_gids().iter().flatten().any(|gid| *gid > MAX_ID) {
+    if user.uid() > MAX_ID
+        || user.gid() > MAX_ID
+        || user.additional_gids().iter().flatten().any(|gid| *gid > MAX_ID)
+    {
         // The highest of all would mean "stay who you are", that is, root.
         return Err(Error::invalid(format!(
             "unable to setup user: uids and gids must be in range 0-{MAX_ID}"

@@ -11,6 +11,8 @@ use std::{
 
 use protocols::{agent::Storage, guest};
 
+pub use mount::is_flag;
+
 use crate::error::{Context, Error, Result};
 
 /// Whether storages are truly mounted.

@@ -39,6 +39,11 @@ const FLAGS: [(&str, MsFlags, bool); 22] = [
 /// The option by which the host asks for a group; no file system knows it.
 const FSGID: &str = "fsgid=";
 
+/// Whether an option is a flag of every mount, and not for the file system.
+pub fn is_flag(option: &str) -> bool {
+    FLAGS.iter().any(|(word, _, _)| *word == option)
+}
+
 pub(super) fn mount(storage: &Storage) -> Result<()> {
     mount_with(storage, storage.options.iter().map(String::as_str))
 }

@@ -8,10 +8,10 @@ use integration::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: compare [--only PATTERN] [--runtime runc|kata|both] [--quick] [--all] [--list]";
+const USAGE: &str = "usage: compare [--only PATTERN]… [--runtime runc|kata|both] [--quick] [--all] [--list]";
 
 struct Wanted {
-    only: Option<String>,
+    only: Vec<String>,
     kinds: Vec<Kind>,
     quick: bool,
     all: bool,
@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let chosen = |title: &str| wanted.only.as_ref().is_none_or(|part| title.contains(part.as_str()));
+    let chosen = |title: &str| wanted.only.is_empty() || wanted.only.iter().any(|part| title.contains(part));
     let rows: Vec<_> =
         all().into_iter().filter(|row| chosen(&row.title()) && (row.quick || !wanted.quick)).collect();
     if wanted.list {
@@ -65,10 +65,10 @@ async fn stopped() {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
     let both = vec![Kind::Runc, Kind::Ours];
-    let mut wanted = Wanted { only: None, kinds: both.clone(), quick: false, all: false, list: false };
+    let mut wanted = Wanted { only: Vec::new(), kinds: both.clone(), quick: false, all: false, list: false };
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--only" => wanted.only = Some(args.next().ok_or("--only needs a part of a name")?),
+            "--only" => wanted.only.push(args.next().ok_or("--only needs a part of a name")?),
             "--runtime" => {
                 wanted.kinds = match args.next().as_deref() {
                     Some("runc") => vec![Kind::Runc],

@@ -13,7 +13,7 @@ mod plain;
 mod row;
 mod scenarios;
 mod session;
-mod spec;
+pub mod spec;
 mod streams;
 mod verdict;
 

@@ -222,12 +222,9 @@ async fn collect(mut from: pipe::Receiver, mut held: watch::Receiver<bool>, seen
         return;
     }
     let mut buffer = vec![0; 65536];
-    loop {
-        // An end is only seen after somebody has had the other side open.
-        match from.read(&mut buffer).await {
-            Ok(length @ 1..) => seen.send_modify(|seen| seen.bytes.extend_from_slice(&buffer[..length])),
-            Ok(0) | Err(_) => break,
-        }
+    // An end is only seen after somebody has had the other side open.
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        seen.send_modify(|seen| seen.bytes.extend_from_slice(&buffer[..length]));
     }
     seen.send_modify(|seen| seen.ended = true);
 }

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn unknown_capabilities_are_left_out_and_told() {
-        let sets = r#"{"bounding":["CAP_CHOWN","CAP_FUTURE"],"effective":["CAP_FUTURE"],"ambient":["CAP_OLD"]}"#;
+        let sets =
+            r#"{"bounding":["CAP_CHOWN","CAP_FUTURE"],"effective":["CAP_FUTURE"],"ambient":["CAP_OLD"]}"#;
         let (read, unknown) = process_from_json(process(sets).as_bytes()).unwrap();
         assert_eq!(unknown, ["CAP_FUTURE", "CAP_OLD"]);
         let sets = read.capabilities().as_ref().unwrap();

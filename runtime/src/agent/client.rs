@@ -159,6 +159,11 @@ impl AgentClient {
         }
     }
 
+    /// Whether output goes on after the end of its process has been asked for.
+    pub fn serves_streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
     pub async fn create_sandbox(&self, request: &wire::CreateSandboxRequest) -> Result<()> {
         self.agent.create_sandbox(within(CALL), request).await.map(drop).map_err(rpc("CreateSandbox"))
     }
@@ -182,6 +187,19 @@ impl AgentClient {
     pub async fn online(&self, total: u32) -> Result<()> {
         let request = wire::OnlineCPUMemRequest { wait: true, nb_cpus: total, ..Default::default() };
         self.agent.online_cpu_mem(within(CALL), &request).await.map(drop).map_err(rpc("OnlineCPUMem"))
+    }
+
+    /// Makes the interface with that hardware address the one described; waits for it to come.
+    pub async fn update_interface(&self, request: &wire::UpdateInterfaceRequest) -> Result<()> {
+        self.agent.update_interface(within(CALL), request).await.map(drop).map_err(rpc("UpdateInterface"))
+    }
+
+    pub async fn update_routes(&self, request: &wire::UpdateRoutesRequest) -> Result<()> {
+        self.agent.update_routes(within(CALL), request).await.map(drop).map_err(rpc("UpdateRoutes"))
+    }
+
+    pub async fn add_arp_neighbors(&self, request: &wire::AddARPNeighborsRequest) -> Result<()> {
+        self.agent.add_arp_neighbors(within(CALL), request).await.map(drop).map_err(rpc("AddARPNeighbors"))
     }
 
     /// Asks the guest to end everything. It may be gone already, so failure is only logged.
@@ -221,7 +239,11 @@ impl AgentClient {
             process_json: protocols::oci::process_to_json(spec).map_err(fault)?,
             ..Default::default()
         };
-        self.agent.exec_process(within(self.create), &request).await.map(drop).map_err(refused("OCI runtime exec failed: exec failed"))
+        self.agent
+            .exec_process(within(self.create), &request)
+            .await
+            .map(drop)
+            .map_err(refused("OCI runtime exec failed: exec failed"))
     }
 
     /// [`ErrorKind::NotFound`] when the process has ended.

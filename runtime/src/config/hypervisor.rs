@@ -43,6 +43,8 @@ pub struct HypervisorConfig {
     pub virtio_fs_extra_args: Vec<String>,
     pub virtio_fs_cache: VirtioFsCache,
     pub msize_9p: u32,
+    /// Whether QEMU carries packets even where the host's kernel can.
+    pub disable_vhost_net: bool,
     pub entropy_source: PathBuf,
     pub valid_entropy_sources: Vec<String>,
     #[serde(alias = "seccomp_sandbox")]
@@ -136,6 +138,7 @@ impl Default for HypervisorConfig {
             virtio_fs_extra_args: Vec::new(),
             virtio_fs_cache: VirtioFsCache::Auto,
             msize_9p: 512_000,
+            disable_vhost_net: false,
             entropy_source: "/dev/urandom".into(),
             valid_entropy_sources: Vec::new(),
             seccompsandbox: String::new(),

@@ -72,7 +72,6 @@ pub struct RuntimeConfig {
 #[serde(rename_all = "lowercase")]
 pub enum InternetworkingModel {
     Tcfilter,
-    Macvtap,
     None,
 }
 

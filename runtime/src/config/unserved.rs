@@ -48,7 +48,6 @@ const HYPERVISOR: &[(&str, Harmless)] = &[
     ("disable_nesting_checks", Any),
     ("disable_seccomp", Any),
     ("disable_selinux", Any),
-    ("disable_vhost_net", Any),
     ("disk_rate_limiter_bw_max_rate", Off),
     ("disk_rate_limiter_bw_one_time_burst", Off),
     ("disk_rate_limiter_ops_max_rate", Off),

@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
+    Hooks, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    Mount, Root, Spec,
 };
 use protocols::guest;
 
@@ -72,7 +73,9 @@ fn translate_namespaces(linux: &mut Linux, role: &Role) -> Result<()> {
         ));
     }
     if has(LinuxNamespaceType::Time) {
-        tracing::debug!("no time namespace: a VM has clocks of its own, and offsets to the host's mean nothing there");
+        tracing::debug!(
+            "no time namespace: a VM has clocks of its own, and offsets to the host's mean nothing there"
+        );
         linux.set_time_offsets(None);
     }
     let no_mount_namespace = !has(LinuxNamespaceType::Mount);
@@ -125,7 +128,9 @@ fn translate_devices(linux: &mut Linux, resources: &mut LinuxResources) -> Resul
         (None | Some(LinuxDeviceType::A), _, _) => true,
         // Any of them.
         (_, None | Some(-1), _) => true,
-        (Some(kind), Some(major), minor) => is_known(kind, major, minor.filter(|minor| *minor >= 0).unwrap_or(0x80)),
+        (Some(kind), Some(major), minor) => {
+            is_known(kind, major, minor.filter(|minor| *minor >= 0).unwrap_or(0x80))
+        }
     };
     let kept: Vec<_> = rules.into_iter().filter(means_something).collect();
     resources.set_devices((!kept.is_empty()).then_some(kept));
@@ -255,9 +260,18 @@ mod tests {
         let mut pod = spec(json!({"namespaces": [{"type": "user"}]}));
         pod["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
         for (host, words) in [
-            (spec(json!({"devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]})), "/dev/sda"),
-            (spec(json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 7}]})), "/dev/x (240:7)"),
-            (spec(json!({"devices": [{"path": "/dev/y", "type": "c", "major": 10, "minor": 60}]})), "/dev/y (10:60)"),
+            (
+                spec(json!({"devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]})),
+                "/dev/sda",
+            ),
+            (
+                spec(json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 7}]})),
+                "/dev/x (240:7)",
+            ),
+            (
+                spec(json!({"devices": [{"path": "/dev/y", "type": "c", "major": 10, "minor": 60}]})),
+                "/dev/y (10:60)",
+            ),
             (spec(json!({"resources": {"rdma": {"mlx": {"hcaHandles": 1}}}})), "rdma"),
             (pod, "user namespaces of pods"),
         ] {

@@ -124,6 +124,11 @@ impl Container {
         &self.bundle
     }
 
+    /// Its init's.
+    pub fn status(&self) -> Status {
+        self.init.status()
+    }
+
     /// The init, or the exec of that name.
     pub fn process(&self, exec: Option<&str>) -> Result<Arc<Process>> {
         match exec.filter(|exec| !exec.is_empty()) {

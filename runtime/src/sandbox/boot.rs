@@ -91,6 +91,7 @@ pub(super) fn vm_spec(
         },
         origin: Origin::Boot,
         added: Vec::new(),
+        nics: Vec::new(),
         memory,
         devices: vec![
             Device::Console,
@@ -116,6 +117,7 @@ pub(super) fn template_spec(
     spec.channel = Channel::Serial;
     spec.network = NetworkNamespace::New;
     spec.added.clear();
+    spec.nics.clear();
     for device in &mut spec.devices {
         if let Device::NineP { path, .. } = device {
             // Nobody mounts it.

@@ -8,9 +8,9 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::{Running, Sandbox, boot, make_vm_dir, phase};
+use super::{Sandbox, boot, booting::Started, make_vm_dir, phase};
 use crate::{
     agent::{AgentClient, become_template},
     config::{TemplateMemory, TemplateUse},
@@ -18,7 +18,7 @@ use crate::{
     error::{Context, Error, ErrorKind, Result},
     ids::SandboxId,
     template::{Draft, Template, Templates},
-    vm::{Channel, MemoryKind, MiB, Vm, VmSize, VmSpec},
+    vm::{Channel, MemoryKind, MiB, PORTS, Vm, VmSize, VmSpec},
 };
 
 /// How a VM like `wanted` comes from a template.
@@ -34,7 +34,7 @@ struct Plan<'a> {
 impl Sandbox {
     /// A clone like `wanted`; `None` if it has to be booted, with the reason in the log. Fails only if booting would,
     /// too.
-    pub(super) async fn clone_vm(&self, wanted: &VmSpec) -> Result<Option<Running>> {
+    pub(super) async fn clone_vm(&self, wanted: &VmSpec) -> Result<Option<Started>> {
         let plan = match self.plan(wanted).await {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok(None),
@@ -53,7 +53,7 @@ impl Sandbox {
             }
         };
         match self.start_clone(&plan, template).await {
-            Ok(running) => Ok(Some(running)),
+            Ok(started) => Ok(Some(started)),
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
                 clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
@@ -68,6 +68,11 @@ impl Sandbox {
     async fn plan<'a>(&self, wanted: &'a VmSpec) -> Result<Option<Plan<'a>>> {
         let config = &self.setup.config;
         if config.factory.enable_template == TemplateUse::Never || config.template_obstacle().is_some() {
+            return Ok(None);
+        }
+        // The share and the agent's channel may need one each.
+        if wanted.nics.len() + 2 > PORTS {
+            tracing::info!(interfaces = wanted.nics.len(), "more than a clone takes: this VM is booted");
             return Ok(None);
         }
         let host = boot::Host::look();
@@ -173,13 +178,13 @@ impl Sandbox {
         vm.save(draft.state()?).await.map_err(|error| error.with_kind(ErrorKind::Internal))
     }
 
-    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Running> {
+    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Started> {
         let began = Instant::now();
         let copied = self.setup.config.factory.template_memory == TemplateMemory::Copied;
         let file = Arc::new(if copied { template.empty_memory() } else { template.own_memory() }?);
         let memory = MemoryKind::File { file: file.clone(), shared: copied };
         let spec = boot::clone_spec(&self.setup.config, plan.wanted, plan.size, memory);
-        let rescan = !spec.added.is_empty() || spec.channel != Channel::Serial;
+        let rescan = !spec.added.is_empty() || !spec.nics.is_empty() || spec.channel != Channel::Serial;
         // The hypervisor starts while its guest's memory is still on its way.
         let filling = blocking(move || {
             if copied { template.copy_memory(&file) } else { template.check_memory() }?;
@@ -215,8 +220,7 @@ impl Sandbox {
             Ok(agent) => {
                 let (vcpus, added) = plan.growth;
                 let memory = MiB(plan.size.memory.0 + added.0);
-                let size = Mutex::new(VmSize { vcpus, memory, ..plan.size });
-                Ok(Running { vm, agent: Arc::new(agent), size })
+                Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {

@@ -1,6 +1,7 @@
 //! One VM, its agent connection, its share and its containers. Does not know who asks.
 
 mod boot;
+mod booting;
 mod cloning;
 mod guest;
 mod monitor;
@@ -20,7 +21,6 @@ use std::{
     time::Instant,
 };
 
-use protocols::guest::AGENT_PORT;
 use tokio::{
     sync::{Mutex, OnceCell},
     task::{JoinHandle, spawn_blocking},
@@ -35,8 +35,9 @@ use crate::{
     events::{self, Event},
     ids::{ContainerId, SandboxId},
     ledger::{Ledger, Resource},
+    network::Network,
     paths::Paths,
-    process::Exit,
+    process::{Exit, Status},
     share_fs::ShareFs,
     state::{ContainerConfig, ProcessId, Record, StateStore},
     stdio::Stdio,
@@ -98,6 +99,7 @@ struct Identity {
 struct Running {
     vm: Arc<dyn Vm>,
     agent: Arc<AgentClient>,
+    network: Network,
     /// As it is by now.
     size: Mutex<VmSize>,
 }
@@ -166,68 +168,6 @@ impl Sandbox {
                     tracing::warn!(%error, "a failed start leaves something behind");
                 }
                 Err(error.context(format!("start sandbox {}", self.id())))
-            }
-        }
-    }
-
-    async fn boot(&self) -> Result<Running> {
-        let spec = lock(&self.vm_spec).take();
-        let spec = spec.ok_or_else(|| Error::precondition("the sandbox was started already"))?;
-        if let Some(running) = self.clone_vm(&spec).await? {
-            return Ok(running);
-        }
-        let (began, size) = (Instant::now(), spec.size);
-        self.share.serve().await?;
-        let vm =
-            self.setup.hypervisor.boot(spec, &self.ledger).await.map_err(|error| self.blame_daemon(error))?;
-        phase("vm-start", began);
-        let began = Instant::now();
-        let agent = AgentClient::connect(vm.agent_address(), &self.setup.config.agent);
-        match self.greet(&*vm, agent).await {
-            Ok(agent) => {
-                phase("guest-boot", began);
-                Ok(Running { vm, agent: Arc::new(agent), size: Mutex::new(size) })
-            }
-            Err(error) => {
-                if let Err(error) = vm.stop().await {
-                    tracing::warn!(%error, "the VM of a failed start does not end");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// A VM that does not start because its share's daemon has died says so badly; the daemon's own words say it well.
-    fn blame_daemon(&self, error: Error) -> Error {
-        match self.share.daemon() {
-            Some(daemon) if daemon.exited().borrow().is_some() => error.context(daemon.epitaph()),
-            _ => error,
-        }
-    }
-
-    /// Makes the sandbox in the guest as soon as its agent is reached; does not go on waiting for a VM that has ended.
-    async fn greet(
-        &self,
-        vm: &dyn Vm,
-        agent: impl Future<Output = Result<AgentClient>>,
-    ) -> Result<AgentClient> {
-        self.store.update(|record| {
-            record.hypervisor_state.pid = vm.pid();
-            record.hypervisor_state.virtiofs_daemon_pid =
-                self.share.daemon().map_or(0, |daemon| daemon.pid());
-            record.agent_state.url = format!("{}:{}", vm.agent_address(), AGENT_PORT);
-            record.state = "running".into();
-        })?;
-        let greeting = async {
-            let agent = agent.await?;
-            agent.create_sandbox(&self.guest_sandbox()).await?;
-            Ok(agent)
-        };
-        let daemon = self.share.daemon().map(|daemon| daemon.exited());
-        tokio::select! {
-            agent = greeting => agent,
-            reason = monitor::first_end(vm.exited(), daemon) => {
-                Err(self.blame_daemon(Error::unavailable(format!("the VM ended while it booted: {reason}"))))
             }
         }
     }
@@ -312,6 +252,18 @@ impl Sandbox {
             .ok_or_else(|| Error::not_found(format!("container {id}")))
     }
 
+    /// Runs the init of a container. What stands in the network namespace by now is in the guest then: engines may add
+    /// interfaces between create and start.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        if container.process(None)?.status() == Status::Created
+            && let Ok(running) = self.running()
+        {
+            running.network.settle().await.context("network")?;
+        }
+        container.start().await
+    }
+
     /// Removes a container that does not run. WrongState if it does.
     pub async fn delete_container(&self, id: &str) -> Result<Exit> {
         let container = self.container(id)?;
@@ -373,6 +325,7 @@ impl Sandbox {
             }
         }
         if let Some(running) = self.running.get() {
+            running.network.close();
             let resting = self.resting.load(Ordering::Relaxed);
             if running.vm.exited().borrow().is_none() && !resting {
                 running.agent.destroy_sandbox().await;
@@ -400,10 +353,11 @@ impl Sandbox {
     /// The VM, or what its files come from, has ended by itself: so has all that ran in it.
     async fn guest_died(&self, reason: &str) {
         tracing::error!(sandbox = %self.id(), reason, "the VM ended by itself");
-        if let Some(running) = self.running.get()
-            && let Err(error) = running.vm.stop().await
-        {
-            tracing::warn!(%error, "the VM does not end");
+        if let Some(running) = self.running.get() {
+            running.network.close();
+            if let Err(error) = running.vm.stop().await {
+                tracing::warn!(%error, "the VM does not end");
+            }
         }
         for container in lock(&self.containers).values().flatten() {
             container.guest_died(KILLED);

@@ -93,9 +93,9 @@ impl ShareFs {
     /// How the guest mounts the tree.
     pub fn guest_mount(&self) -> Storage {
         let (driver, fstype, options) = match &self.kind {
-            Kind::VirtioFs { .. } => (guest::DRIVER_VIRTIOFS, "virtiofs", vec!["nodev".into()]),
+            Kind::VirtioFs { .. } => (guest::DRIVER_VIRTIOFS, "virtiofs", Vec::new()),
             Kind::NineP { msize } => {
-                let options = format!("trans=virtio,version=9p2000.L,cache=mmap,nodev,msize={msize}");
+                let options = format!("trans=virtio,version=9p2000.L,cache=mmap,msize={msize}");
                 (guest::DRIVER_9P, "9p", options.split(',').map(str::to_owned).collect())
             }
         };

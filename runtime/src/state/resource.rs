@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context, Error, Result},
+    netlink::{NamespaceId, tap, traffic},
     state::pid::ProcessId,
 };
 
@@ -37,6 +38,10 @@ pub enum Resource {
     Tree { path: PathBuf },
     /// A file or socket.
     File { path: PathBuf },
+    /// A tap device of ours.
+    Tap { namespace: NamespaceId, name: String },
+    /// The place for filters, and our filters, at the link with this index.
+    Ingress { namespace: NamespaceId, link: u32 },
 }
 
 impl fmt::Display for Resource {
@@ -46,6 +51,10 @@ impl fmt::Display for Resource {
             Self::Mount { path } => write!(f, "mount {}", path.display()),
             Self::Directory { path } | Self::Tree { path } => write!(f, "directory {}", path.display()),
             Self::File { path } => write!(f, "file {}", path.display()),
+            Self::Tap { namespace, name } => write!(f, "tap {name} in {}", namespace.path.display()),
+            Self::Ingress { namespace, link } => {
+                write!(f, "filters of link {link} in {}", namespace.path.display())
+            }
         }
     }
 }
@@ -59,6 +68,8 @@ impl Resource {
             Self::Directory { path } => ignore_missing(fs::remove_dir(path)),
             Self::Tree { path } => remove_tree(path),
             Self::File { path } => ignore_missing(fs::remove_file(path)),
+            Self::Tap { namespace, name } => tap::remove(namespace, name),
+            Self::Ingress { namespace, link } => traffic::undo_ingress(namespace, *link),
         };
         gone.with_context(|| format!("release {self}"))
     }
@@ -101,6 +112,10 @@ fn remove_tree(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn namespace(path: &Path) -> NamespaceId {
+        NamespaceId { path: path.into(), device: 0, inode: 0 }
+    }
+
     #[test]
     fn releasing_what_is_gone_succeeds() {
         let dir = tempfile::tempdir().unwrap();
@@ -109,7 +124,11 @@ mod tests {
             Resource::Mount { path: path.clone() },
             Resource::Directory { path: path.clone() },
             Resource::Tree { path: path.clone() },
-            Resource::File { path },
+            Resource::File { path: path.clone() },
+            Resource::Tap { namespace: namespace(&path), name: "tap0_kata".into() },
+            Resource::Ingress { namespace: namespace(&path), link: 1 },
+            // Another one at the same path.
+            Resource::Ingress { namespace: namespace(Path::new("/proc/self/ns/net")), link: 1 },
         ] {
             resource.release().unwrap();
         }

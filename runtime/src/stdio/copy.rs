@@ -3,7 +3,14 @@
 //! Output is pulled: a block is asked for when the one before it has been written, so a slow reader on the host slows
 //! the process in the guest and nothing piles up between them.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -38,18 +45,26 @@ pub(crate) struct Copying {
     outputs: Vec<watch::Receiver<Progress>>,
     input: Option<JoinHandle<()>>,
     tasks: JoinSet<()>,
+    /// Blocks that have come from the guest.
+    blocks: Arc<AtomicU64>,
     logger: Option<Logger>,
 }
 
 impl Copying {
     pub fn start(agent: &Arc<AgentClient>, process: &GuestProcess, streams: HostStreams) -> Self {
-        let mut copying =
-            Self { outputs: Vec::new(), input: None, tasks: JoinSet::new(), logger: streams.logger };
+        let mut copying = Self {
+            outputs: Vec::new(),
+            input: None,
+            tasks: JoinSet::new(),
+            blocks: Arc::default(),
+            logger: streams.logger,
+        };
         let outputs = [(Output::Stdout, Some(streams.stdout)), (Output::Stderr, streams.stderr)];
         for (output, stream) in outputs.into_iter().filter_map(|(output, stream)| Some((output, stream?))) {
             let (sender, progress) = watch::channel(Progress::Flowing);
             copying.outputs.push(progress);
-            copying.tasks.spawn(copy_out(agent.clone(), process.clone(), output, stream, sender));
+            let blocks = copying.blocks.clone();
+            copying.tasks.spawn(copy_out(agent.clone(), process.clone(), output, stream, sender, blocks));
         }
         let (agent, process) = (agent.clone(), process.clone());
         copying.input = match streams.stdin {
@@ -76,6 +91,18 @@ impl Copying {
         }
     }
 
+    /// The same, or until nothing has come from the guest for `quiet`.
+    pub async fn settled_or_quiet(&mut self, quiet: Duration) {
+        let mut before = self.blocks.load(Ordering::Relaxed);
+        while timeout(quiet, self.settled()).await.is_err() {
+            let now = self.blocks.load(Ordering::Relaxed);
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
     /// Waits for what is still on its way, but not for a reader that takes nothing.
     pub async fn drain(mut self, patience: Duration) {
         let _ = timeout(patience, async { while self.tasks.join_next().await.is_some() {} }).await;
@@ -98,6 +125,7 @@ async fn copy_out(
     output: Output,
     mut stream: OutputStream,
     progress: watch::Sender<Progress>,
+    blocks: Arc<AtomicU64>,
 ) {
     let container = process.container.clone();
     let mut source = GuestOutput::open(agent, process, output).await;
@@ -105,6 +133,7 @@ async fn copy_out(
     while let Ok(block) = source.read().await
         && !block.is_empty()
     {
+        blocks.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = write_all(&mut stream, block, &progress).await {
             tracing::warn!(%error, container, ?output, "output is lost: the stream is broken");
             break;

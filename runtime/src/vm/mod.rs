@@ -13,7 +13,7 @@ use crate::{error::Result, ledger::Ledger};
 pub use protocols::guest::SERIAL_PORT_NAME;
 
 pub use spec::{
-    Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec,
+    Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Nic, Origin, PORTS, VmSize, VmSpec,
 };
 
 /// A hypervisor backend. Object-safe: the engine never knows which one it has.
@@ -61,6 +61,12 @@ pub trait Vm: Send + Sync {
 
     /// Gives the running guest more memory, a multiple of its block size; returns when the guest has it.
     async fn add_memory(&self, memory: MiB) -> Result<()>;
+
+    /// Gives the running guest a network card. The guest may have to be told to look.
+    async fn add_network(&self, nic: Nic) -> Result<()>;
+
+    /// Puts the cable of a network card in, or takes it out.
+    async fn connect_network(&self, number: usize, connected: bool) -> Result<()>;
 
     /// Ends the VM and its helper processes; orderly if it answers, by force within a bounded time if not.
     /// Idempotent.

@@ -1,6 +1,6 @@
 //! Plain description of a VM and of one device: the same for cold and hot plug. No handles, no decisions.
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use crate::ids::SandboxId;
 
@@ -27,6 +27,8 @@ pub struct VmSpec {
     pub devices: Vec<Device>,
     /// What a clone has beyond its template. The guest does not look for it by itself.
     pub added: Vec<Device>,
+    /// Its network cards. A template has none.
+    pub nics: Vec<Nic>,
     pub channel: Channel,
     pub network: NetworkNamespace,
 }
@@ -104,6 +106,19 @@ pub enum Device {
     VirtioFs { tag: String, socket: PathBuf, queue_size: u32 },
     /// A directory served by the hypervisor itself over 9p.
     NineP { tag: String, path: PathBuf },
+}
+
+/// How many devices a VM takes while it runs; a clone also what its template has not.
+pub const PORTS: usize = 8;
+
+/// A network card, whose cable ends in a tap device.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// Which of the VM's it is; no number is used twice.
+    pub number: usize,
+    pub mac: [u8; 6],
+    /// The tap's descriptors, one for each queue.
+    pub queues: Arc<[OwnedFd]>,
 }
 
 /// How bytes reach the agent.

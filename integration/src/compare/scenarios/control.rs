@@ -58,12 +58,7 @@ fn paused() -> Vec<Row> {
         row(
             GROUP,
             "killed while paused, it ends at once",
-            after(&[
-                Step::Pause,
-                Step::Kill(INIT, 9),
-                Step::Wait(INIT),
-                Step::Delete(INIT),
-            ]),
+            after(&[Step::Pause, Step::Kill(INIT, 9), Step::Wait(INIT), Step::Delete(INIT)]),
         ),
         row(
             GROUP,
@@ -103,7 +98,8 @@ fn updated() -> Vec<Row> {
         steps.extend(to_the_end("e"));
         steps
     };
-    let limited = |limit: i64| after(&[&[Step::Update(json!({"pids": {"limit": limit}}))][..], &forty()].concat());
+    let limited =
+        |limit: i64| after(&[&[Step::Update(json!({"pids": {"limit": limit}}))][..], &forty()].concat());
     let update = |resources: Value| after(&[Step::Update(resources), Step::State(INIT)]);
     vec![
         row(GROUP, "update: fewer processes than wanted", limited(30)),

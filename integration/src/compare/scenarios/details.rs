@@ -23,7 +23,15 @@ fn with(name: &'static str, script: &'static str, changes: impl Into<Vec<Change>
 
 fn of_the_process() -> Vec<Row> {
     let status = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid|Umask)' /proc/self/status";
-    let all_capabilities = json!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_TIME", "CAP_MKNOD", "CAP_BPF", "CAP_PERFMON", "CAP_CHECKPOINT_RESTORE"]);
+    let all_capabilities = json!([
+        "CAP_SYS_ADMIN",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_TIME",
+        "CAP_MKNOD",
+        "CAP_BPF",
+        "CAP_PERFMON",
+        "CAP_CHECKPOINT_RESTORE"
+    ]);
     vec![
         with("status of a plain process", status, []).quick(),
         with("environment", "env | sort", [Change("/process/env/-", json!("GREETING=hello  world")), Change("/process/env/-", json!("PATH=/bin"))]).quick(),
@@ -85,13 +93,13 @@ fn of_files() -> Vec<Row> {
 fn of_mounts() -> Vec<Row> {
     let list = "awk '{t=$9; for (i=7; i<NF; i++) if ($i == \"-\") t=$(i+1); if ($5 == \"/\") t=\"\"; print $5, $6, t}' /proc/self/mountinfo | sort";
     vec![
-        with("mounts and their options", list, []).quick(),
+        with("mounts and their options", list, []),
         with("a tmpfs with a size and a mode", "df -k /t | tail -n 1 | awk '{print $2}'; stat -c '%a %u' /t; head -c 2000000 /dev/zero > /t/f; echo $?", [Change("/mounts/-", mount("/t", "tmpfs", "tmpfs", &["size=1024k", "mode=700", "uid=7", "nosuid"]))]),
         with("options of many kinds", "awk '$5 ~ \"^/m\" {print $5, $6}' /proc/self/mountinfo | sort", [
             Change("/mounts/-", mount("/m1", "tmpfs", "tmpfs", &["ro", "noexec", "nodev", "nosuid", "noatime"])),
             Change("/mounts/-", mount("/m2", "tmpfs", "tmpfs", &["rw", "relatime", "nodiratime", "sync", "dirsync"])),
             Change("/mounts/-", mount("/m3/deep/down", "tmpfs", "tmpfs", &["strictatime"])),
-        ]),
+        ]).quick(),
         with("a mount over a link", "ls -d /to; readlink /to; awk '$5 ~ \"^/(to|var)\" {print $5}' /proc/self/mountinfo", [Change("/mounts/-", mount("/bin/../to", "tmpfs", "tmpfs", &[]))]),
         with("propagation is private", "awk '{print $7}' /proc/self/mountinfo | sort | uniq -c | awk '{print $2}'", []),
         with("cgroup", "ls /sys/fs/cgroup | head -n 1 | wc -l; touch /sys/fs/cgroup/x; awk '$5 == \"/sys/fs/cgroup\" {print $6}' /proc/self/mountinfo", [Change("/mounts/-", mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]))])
@@ -107,15 +115,36 @@ fn of_devices() -> Vec<Row> {
     let device = json!({"path": "/dev/compared", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 7, "gid": 8});
     vec![
         with("devices by default", list, []).quick(),
-        with("a device of one's own", "ls -ln /dev/compared | awk '{print $1, $3, $4, $5, $6}'; echo x > /dev/compared; echo $?", [
-            Change("/linux/devices", json!([device])),
-            Change("/linux/resources/devices/-", json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"})),
-        ]),
-        with("what is not allowed", "mknod /tmp/kmsg c 1 11; head -c 1 /tmp/kmsg; mknod /tmp/zero c 1 5 && head -c 2 /tmp/zero | od -An -tx1; mknod /tmp/disk b 8 0; head -c 1 /tmp/disk", []),
-        with("reading what may only be written", "head -c 1 /dev/compared; echo x > /dev/compared && echo written", [
-            Change("/linux/devices", json!([{"path": "/dev/compared", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666}])),
-            Change("/linux/resources/devices/-", json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "w"})),
-        ]),
+        with(
+            "a device of one's own",
+            "ls -ln /dev/compared | awk '{print $1, $3, $4, $5, $6}'; echo x > /dev/compared; echo $?",
+            [
+                Change("/linux/devices", json!([device])),
+                Change(
+                    "/linux/resources/devices/-",
+                    json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}),
+                ),
+            ],
+        ),
+        with(
+            "what is not allowed",
+            "mknod /tmp/kmsg c 1 11; head -c 1 /tmp/kmsg; mknod /tmp/zero c 1 5 && head -c 2 /tmp/zero | od -An -tx1; mknod /tmp/disk b 8 0; head -c 1 /tmp/disk",
+            [],
+        ),
+        with(
+            "reading what may only be written",
+            "head -c 1 /dev/compared; echo x > /dev/compared && echo written",
+            [
+                Change(
+                    "/linux/devices",
+                    json!([{"path": "/dev/compared", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666}]),
+                ),
+                Change(
+                    "/linux/resources/devices/-",
+                    json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "w"}),
+                ),
+            ],
+        ),
     ]
 }
 
@@ -125,38 +154,97 @@ fn of_namespaces() -> Vec<Row> {
         Change("/linux/namespaces", json!(list))
     };
     vec![
-        with("its network has only a loopback, down", "ls /sys/class/net; cat /sys/class/net/lo/flags; ip route | wc -l", []),
+        with(
+            "its network has only a loopback, down",
+            "ls /sys/class/net; cat /sys/class/net/lo/flags; ip route | wc -l",
+            [],
+        ),
         with("its processes are all there are", "set -- /proc/[0-9]*; echo $*", []),
-        with("cgroup namespace", "cut -d: -f3 /proc/self/cgroup | sort -u", [namespaces(&["pid", "ipc", "uts", "mount", "network", "cgroup"])]),
-        with("process namespace not of its own", "[ $$ = 1 ] || echo another; [ -d /proc/$$ ] && echo seen", [namespaces(&["ipc", "uts", "mount", "network"])])
-            .differs("there are no processes of the host in a VM to be among: it gets its own"),
-        with("user namespace", "cat /proc/self/uid_map | tr -s ' '; id -u; touch /tmp/x && stat -c %u /tmp/x", [
-            namespaces(&["pid", "ipc", "uts", "mount", "network", "user"]),
-            Change("/linux/uidMappings", json!([{"containerID": 0, "hostID": 0, "size": 65536}])),
-            Change("/linux/gidMappings", json!([{"containerID": 0, "hostID": 0, "size": 65536}])),
-        ]),
-        with("none shared with the parent's", "for n in ipc mnt pid uts net; do readlink /proc/self/ns/$n | cut -d: -f1; done", []),
+        with(
+            "cgroup namespace",
+            "cut -d: -f3 /proc/self/cgroup | sort -u",
+            [namespaces(&["pid", "ipc", "uts", "mount", "network", "cgroup"])],
+        ),
+        with(
+            "process namespace not of its own",
+            "[ $$ = 1 ] || echo another; [ -d /proc/$$ ] && echo seen",
+            [namespaces(&["ipc", "uts", "mount", "network"])],
+        )
+        .differs("there are no processes of the host in a VM to be among: it gets its own"),
+        with(
+            "user namespace",
+            "cat /proc/self/uid_map | tr -s ' '; id -u; touch /tmp/x && stat -c %u /tmp/x",
+            [
+                namespaces(&["pid", "ipc", "uts", "mount", "network", "user"]),
+                Change("/linux/uidMappings", json!([{"containerID": 0, "hostID": 0, "size": 65536}])),
+                Change("/linux/gidMappings", json!([{"containerID": 0, "hostID": 0, "size": 65536}])),
+            ],
+        ),
+        with(
+            "none shared with the parent's",
+            "for n in ipc mnt pid uts net; do readlink /proc/self/ns/$n | cut -d: -f1; done",
+            [],
+        ),
     ]
 }
 
 fn of_limits() -> Vec<Row> {
-    let ten = "n=0; for i in $(seq 40); do sleep 1000 >/dev/null 2>&1 & n=$((n+1)); done 2>/dev/null; echo $n";
-    let limited = |name, script, resources: Value| with(name, script, [Change("/linux/resources/pids", resources)]);
+    let ten =
+        "n=0; for i in $(seq 40); do sleep 1000 >/dev/null 2>&1 & n=$((n+1)); done 2>/dev/null; echo $n";
+    let limited =
+        |name, script, resources: Value| with(name, script, [Change("/linux/resources/pids", resources)]);
     vec![
         limited("process limit that is too small", ten, json!({"limit": 30})),
         limited("process limit that is enough", ten, json!({"limit": 100})),
-        with("memory limit that is enough", "head -c 10000000 /dev/zero | tail -c 9999999 | wc -c", [Change("/linux/resources/memory", json!({"limit": 67_108_864}))]),
-        with("CPU shares, quota, set", "echo $(nproc)", [Change("/linux/resources/cpu", json!({"shares": 256, "quota": 50_000, "period": 100_000, "cpus": "0"}))]),
-        row(GROUP, "an exec is within the limit too", steps([
-            vec![crate::compare::row::create_with("echo ready; read x", Wiring::Pipes, [Change("/linux/resources/pids", json!({"limit": 30}))]), Step::Start(INIT), Step::Expect(INIT, "ready")],
-            vec![exec_with("e", ten, Wiring::Pipes, [])],
-            vec![Step::Start("e"), Step::Wait("e")],
-        ])),
-        row(GROUP, "an exec sees init's processes and files", steps([
-            running("echo mine > /tmp/mine; echo ready; read x").to_vec(),
-            vec![Step::Expect(INIT, "ready"), crate::compare::row::exec("e", "cat /tmp/mine; ps -o pid,args | grep -c '[r]ead x'; echo $PPID")],
-            to_the_end("e").to_vec(),
-        ])),
-        row(GROUP, "two programs of one container share no environment", run("A=1 sh -c 'echo $A'; echo \"<$A>\"")),
+        with(
+            "memory limit that is enough",
+            "head -c 10000000 /dev/zero | tail -c 9999999 | wc -c",
+            [Change("/linux/resources/memory", json!({"limit": 67_108_864}))],
+        ),
+        with(
+            "CPU shares, quota, set",
+            "echo $(nproc)",
+            [Change(
+                "/linux/resources/cpu",
+                json!({"shares": 256, "quota": 50_000, "period": 100_000, "cpus": "0"}),
+            )],
+        ),
+        row(
+            GROUP,
+            "an exec is within the limit too",
+            steps([
+                vec![
+                    crate::compare::row::create_with(
+                        "echo ready; read x",
+                        Wiring::Pipes,
+                        [Change("/linux/resources/pids", json!({"limit": 30}))],
+                    ),
+                    Step::Start(INIT),
+                    Step::Expect(INIT, "ready"),
+                ],
+                vec![exec_with("e", ten, Wiring::Pipes, [])],
+                vec![Step::Start("e"), Step::Wait("e")],
+            ]),
+        ),
+        row(
+            GROUP,
+            "an exec sees init's processes and files",
+            steps([
+                running("echo mine > /tmp/mine; echo ready; read x").to_vec(),
+                vec![
+                    Step::Expect(INIT, "ready"),
+                    crate::compare::row::exec(
+                        "e",
+                        "cat /tmp/mine; ps -o pid,args | grep -c '[r]ead x'; echo $PPID",
+                    ),
+                ],
+                to_the_end("e").to_vec(),
+            ]),
+        ),
+        row(
+            GROUP,
+            "two programs of one container share no environment",
+            run("A=1 sh -c 'echo $A'; echo \"<$A>\""),
+        ),
     ]
 }

@@ -56,7 +56,11 @@ pub fn rows() -> Vec<Row> {
             }
             let steps = [way.clone(), does].concat();
             let row = row(GROUP, format!("{state}: {call}"), steps);
-            rows.push(if ["kill", "delete"].contains(&call) && state == "running" { row.quick() } else { row });
+            rows.push(if ["kill", "delete"].contains(&call) && state == "running" {
+                row.quick()
+            } else {
+                row
+            });
         }
     }
     rows.push(row(
@@ -64,8 +68,14 @@ pub fn rows() -> Vec<Row> {
         "resize of a terminal that is created",
         [create_with("read x", Wiring::Terminal, []), Step::Resize(INIT, 80, 24), Step::State(INIT)],
     ));
-    rows.push(row(GROUP, "checkpoint", [create("sleep 1000"), Step::Start(INIT), Step::Checkpoint, Step::State(INIT)])
-        .differs("a VM's processes cannot be saved by the host's CRIU"));
+    rows.push(
+        row(
+            GROUP,
+            "checkpoint",
+            [create("sleep 1000"), Step::Start(INIT), Step::Checkpoint, Step::State(INIT)],
+        )
+        .differs("a VM's processes cannot be saved by the host's CRIU"),
+    );
     rows.push(row(
         GROUP,
         "nothing was ever created",

@@ -38,7 +38,12 @@ fn of_inits() -> Vec<Row> {
             GROUP,
             "input that ends before start",
             steps([
-                vec![create("cat; echo end"), Step::Write(INIT, b"early\n".to_vec()), Step::EndInput(INIT), Step::CloseIo(INIT)],
+                vec![
+                    create("cat; echo end"),
+                    Step::Write(INIT, b"early\n".to_vec()),
+                    Step::EndInput(INIT),
+                    Step::CloseIo(INIT),
+                ],
                 to_the_end(INIT).to_vec(),
             ]),
         ),
@@ -85,11 +90,7 @@ fn of_inits() -> Vec<Row> {
                 Step::Delete(INIT),
             ],
         ),
-        row(
-            GROUP,
-            "exit right after a mebibyte",
-            run("head -c 1048576 /dev/zero | tr '\\0' x; exit 3"),
-        ),
+        row(GROUP, "exit right after a mebibyte", run("head -c 1048576 /dev/zero | tr '\\0' x; exit 3")),
         row(
             GROUP,
             "no streams at all",
@@ -101,16 +102,9 @@ fn of_inits() -> Vec<Row> {
         row(
             GROUP,
             "no input, yet a reader of it",
-            steps([
-                vec![create_with("cat; echo end $?", Wiring::OutputOnly, [])],
-                to_the_end(INIT).to_vec(),
-            ]),
+            steps([vec![create_with("cat; echo end $?", Wiring::OutputOnly, [])], to_the_end(INIT).to_vec()]),
         ),
-        row(
-            GROUP,
-            "an end with children that hold the outputs",
-            run("sleep 1000 & echo out; exit 3"),
-        ),
+        row(GROUP, "an end with children that hold the outputs", run("sleep 1000 & echo out; exit 3")),
     ]
 }
 
@@ -233,7 +227,10 @@ fn of_execs() -> Vec<Row> {
             GROUP,
             "what an exec's child says after its exit",
             [
-                exec("e", "rm -f /tmp/say; mkfifo /tmp/say; (read x </tmp/say; echo later; echo later still) & echo first; exit 3"),
+                exec(
+                    "e",
+                    "rm -f /tmp/say; mkfifo /tmp/say; (read x </tmp/say; echo later; echo later still) & echo first; exit 3",
+                ),
                 Step::Start("e"),
                 Step::Expect("e", "first"),
                 Step::Wait("e"),

@@ -20,7 +20,10 @@ pub fn rows() -> Vec<Row> {
                 create("mkfifo /a /b; echo ready; read p </b; echo parent $p; exit 3"),
                 Step::Start(INIT),
                 Step::Expect(INIT, "ready"),
-                exec("e", "(read x </a; read l </proc/self/stat; set -- $l; echo $4 >/b) >/dev/null 2>&1 & exit 4"),
+                exec(
+                    "e",
+                    "(read x </a; read l </proc/self/stat; set -- $l; echo $4 >/b) >/dev/null 2>&1 & exit 4",
+                ),
                 Step::Start("e"),
                 Step::Wait("e"),
                 Step::Output("e"),
@@ -40,7 +43,10 @@ pub fn rows() -> Vec<Row> {
                 create("sh -c 'sleep 0.01 & exec sleep 1000' & echo ready; exec sleep 1000"),
                 Step::Start(INIT),
                 Step::Expect(INIT, "ready"),
-                exec("e", "n=0; until ps -o stat | grep -q Z || [ $n = 200 ]; do usleep 20000; n=$((n+1)); done; ps -o stat | grep -c Z"),
+                exec(
+                    "e",
+                    "n=0; until ps -o stat | grep -q Z || [ $n = 200 ]; do usleep 20000; n=$((n+1)); done; ps -o stat | grep -c Z",
+                ),
                 Step::Start("e"),
                 Step::Wait("e"),
                 Step::Output("e"),
@@ -49,17 +55,43 @@ pub fn rows() -> Vec<Row> {
         row(
             GROUP,
             "init reaps orphans if it waits",
-            run("for i in 1 2 3 4 5; do sh -c 'sh -c \"exit 0\" & exit 0'; done; sleep 0.2; wait; ps -o stat | grep -c Z"),
+            run(
+                "for i in 1 2 3 4 5; do sh -c 'sh -c \"exit 0\" & exit 0'; done; sleep 0.2; wait; ps -o stat | grep -c Z",
+            ),
         ),
-        row(GROUP, "children end with init", steps([
-            vec![create("trap '' TERM HUP; sleep 1000 & sh -c 'sleep 1000 & sleep 1000' & echo ready; read x; exit 3"), Step::Start(INIT), Step::Expect(INIT, "ready"), Step::Write(INIT, b"\n".to_vec())],
-            vec![Step::Wait(INIT), Step::Output(INIT), Step::Delete(INIT)],
-        ])),
-        row(GROUP, "an exec outlives its own children", steps([
-            vec![create("echo ready; read x"), Step::Start(INIT), Step::Expect(INIT, "ready"), exec("e", "sleep 0.1 & exit 3")],
-            to_the_end("e").to_vec(),
-        ])),
+        row(
+            GROUP,
+            "children end with init",
+            steps([
+                vec![
+                    create(
+                        "trap '' TERM HUP; sleep 1000 & sh -c 'sleep 1000 & sleep 1000' & echo ready; read x; exit 3",
+                    ),
+                    Step::Start(INIT),
+                    Step::Expect(INIT, "ready"),
+                    Step::Write(INIT, b"\n".to_vec()),
+                ],
+                vec![Step::Wait(INIT), Step::Output(INIT), Step::Delete(INIT)],
+            ]),
+        ),
+        row(
+            GROUP,
+            "an exec outlives its own children",
+            steps([
+                vec![
+                    create("echo ready; read x"),
+                    Step::Start(INIT),
+                    Step::Expect(INIT, "ready"),
+                    exec("e", "sleep 0.1 & exit 3"),
+                ],
+                to_the_end("e").to_vec(),
+            ]),
+        ),
         shared(GROUP, "a deep tree", add("f() { [ $1 = 0 ] && exit 7; (f $(($1-1))); exit $?; }; f 15")),
-        shared(GROUP, "many children", add("i=0; while [ $i -lt 50 ]; do (exit 3) & i=$((i+1)); done; wait; echo $i; exit 5")),
+        shared(
+            GROUP,
+            "many children",
+            add("i=0; while [ $i -lt 50 ]; do (exit 3) & i=$((i+1)); done; wait; echo $i; exit 5"),
+        ),
     ]
 }

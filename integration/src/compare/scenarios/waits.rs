@@ -9,13 +9,7 @@ pub fn rows() -> Vec<Row> {
         row(
             GROUP,
             "begun before start",
-            [
-                create("exit 3"),
-                Step::WaitBegin(INIT),
-                Step::Start(INIT),
-                Step::WaitEnd,
-                Step::Delete(INIT),
-            ],
+            [create("exit 3"), Step::WaitBegin(INIT), Step::Start(INIT), Step::WaitEnd, Step::Delete(INIT)],
         )
         .quick(),
         row(

@@ -1,0 +1,162 @@
+//! Keeps the guest's network as the namespace's is. One task owns it all.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    endpoint::{Endpoint, Neighbour, Route, Scan},
+    guest,
+    joints::{Added, Joints},
+};
+use crate::{
+    agent::AgentClient,
+    error::{Context, Result},
+    vm::Vm,
+};
+
+/// Somebody waits for the guest to have what stands in the namespace.
+pub(super) type Request = oneshot::Sender<Result<()>>;
+
+pub(super) struct Follower {
+    joints: Joints,
+    vm: Arc<dyn Vm>,
+    agent: Arc<AgentClient>,
+    told: Told,
+}
+
+/// What the guest knows.
+#[derive(Default)]
+struct Told {
+    endpoints: Vec<Endpoint>,
+    routes: Vec<Route>,
+    neighbours: Vec<Neighbour>,
+    /// What people were told that the guest does not have.
+    left_out: Vec<String>,
+}
+
+impl Follower {
+    /// Of a VM that has the cards of `joints`.
+    pub fn new(mut joints: Joints, vm: Arc<dyn Vm>, agent: Arc<AgentClient>) -> Self {
+        joints.hand_over();
+        Self { joints, vm, agent, told: Told::default() }
+    }
+
+    /// Until nobody is left to ask, which is when the sandbox stops.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            // Both are cancel-safe.
+            tokio::select! {
+                request = requests.recv() => {
+                    let Some(request) = request else { return };
+                    self.forget_events();
+                    let _ = request.send(self.settle().await); // The asker may have left.
+                }
+                event = self.joints.connection.events.next() => {
+                    if event.is_none() {
+                        tracing::error!("the kernel's news of the network have ended: the guest's stays as it is");
+                        return self.answer(requests).await;
+                    }
+                    // Many come at once, and one look finds all.
+                    self.forget_events();
+                    if let Err(error) = self.settle().await {
+                        tracing::error!(%error, "the guest's network does not follow");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Without news, what is asked for can still be done.
+    async fn answer(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(request) = requests.recv().await {
+            let _ = request.send(self.settle().await); // The asker may have left.
+        }
+    }
+
+    fn forget_events(&mut self) {
+        while let Ok(_event) = self.joints.connection.events.try_recv() {}
+    }
+
+    /// Gives the guest what stands in the namespace now.
+    pub async fn settle(&mut self) -> Result<()> {
+        let scan = self.joints.scan().await?;
+        for fact in scan.left_out.iter().filter(|fact| !self.told.left_out.contains(fact)) {
+            tracing::warn!(fact, "the guest's network lacks something");
+        }
+        self.told.left_out.clone_from(&scan.left_out);
+        for number in self.joints.part(&scan.endpoints)? {
+            self.vm.connect_network(number, false).await.context("unplug the cable of a card")?;
+        }
+        let mut first = Ok(());
+        for endpoint in scan
+            .endpoints
+            .iter()
+            .filter(|endpoint| !self.joints.has(endpoint.index))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            let added = self.add(&endpoint).await;
+            first = first.and(added.with_context(|| format!("interface {}", endpoint.name)));
+        }
+        self.tell(scan).await?;
+        first
+    }
+
+    async fn add(&mut self, endpoint: &Endpoint) -> Result<()> {
+        match self.joints.add(endpoint).await? {
+            Added::Back(number) => self.vm.connect_network(number, true).await,
+            Added::New(nic) => {
+                let added = self.vm.add_network(nic).await;
+                if added.is_err() {
+                    self.joints.give_up(endpoint.index);
+                }
+                added
+            }
+        }
+    }
+
+    /// Tells the guest what it does not know yet.
+    async fn tell(&mut self, mut scan: Scan) -> Result<()> {
+        scan.endpoints.retain(|endpoint| self.joints.has(endpoint.index));
+        let there = |link: u32| scan.endpoints.iter().any(|endpoint| endpoint.index == link);
+        scan.routes.retain(|route| there(route.link));
+        scan.neighbours.retain(|neighbour| there(neighbour.link));
+        // The card stays, without its link's addresses.
+        for gone in self.told.endpoints.extract_if(.., |told| !there(told.index)) {
+            let bare = Endpoint { addresses: Vec::new(), ..gone };
+            self.agent.update_interface(&guest::interface(&bare)).await?;
+        }
+        let mut changed = false;
+        for endpoint in &scan.endpoints {
+            let told = self.told.endpoints.iter().position(|told| told.index == endpoint.index);
+            if told.is_some_and(|at| self.told.endpoints[at] == *endpoint) {
+                continue;
+            }
+            if told.is_some_and(|at| self.told.endpoints[at].mtu != endpoint.mtu) {
+                self.joints.resize(endpoint).await?;
+            }
+            let request = guest::interface(endpoint);
+            self.agent
+                .update_interface(&request)
+                .await
+                .with_context(|| format!("interface {}", endpoint.name))?;
+            match told {
+                Some(at) => self.told.endpoints[at] = endpoint.clone(),
+                None => self.told.endpoints.push(endpoint.clone()),
+            }
+            changed = true;
+        }
+        // A link that was down meanwhile has lost its routes.
+        if self.told.routes != scan.routes || changed && !scan.routes.is_empty() {
+            self.agent.update_routes(&guest::routes(&scan.routes, &scan.endpoints)).await?;
+            self.told.routes = scan.routes;
+        }
+        if self.told.neighbours != scan.neighbours || changed && !scan.neighbours.is_empty() {
+            self.agent.add_arp_neighbors(&guest::neighbours(&scan.neighbours, &scan.endpoints)).await?;
+            self.told.neighbours = scan.neighbours;
+        }
+        Ok(())
+    }
+}
