@@ -112,10 +112,11 @@ fn find(mut candidates: impl Iterator<Item = PathBuf>, what: &str) -> Option<Pat
     found
 }
 
-/// A file of the environment that `tools/dev test` makes.
-fn provided(name: &str) -> Option<PathBuf> {
+/// The first of these files that is in the environment that `tools/dev test` makes.
+fn provided(names: &[&str]) -> Option<PathBuf> {
     let root = env::var_os("KATA_TEST_ENV").map(PathBuf::from);
-    find(root.map(|root| root.join(name)).into_iter(), &format!("KATA_TEST_ENV with {name}"))
+    let files = root.iter().flat_map(|root| names.iter().map(|name| root.join(name)));
+    find(files, &format!("KATA_TEST_ENV with {}", names.join(" or ")))
 }
 
 async fn exit_of(vm: &dyn Vm) -> VmExit {
@@ -296,7 +297,7 @@ async fn a_qemu_that_hangs_up_and_lives_on_is_killed() {
 
 #[tokio::test]
 async fn the_vsock_helper_lives_and_dies_with_its_vm() {
-    let Some(daemon) = provided("cargo/bin/vhost-device-vsock") else { return };
+    let Some(daemon) = provided(&["cargo/bin/vhost-device-vsock"]) else { return };
     let Some(mut bench) = Bench::new(Guest::Halts) else { return };
     bench.config.vhost_user_vsock_daemon = daemon;
     bench.spec.channel = Channel::VhostUserVsock;
@@ -366,7 +367,7 @@ fn clear(dir: &Path) {
 
 #[tokio::test]
 async fn a_kernel_that_panics_ends_its_vm_and_says_why() {
-    let Some(kernel) = provided("guest/vmlinux") else { return };
+    let Some(kernel) = provided(&["guest/vmlinux"]) else { return };
     let Some(mut bench) = Bench::new(Guest::Halts) else { return };
     let Boot::Kernel { rootfs, .. } = bench.spec.boot.clone();
     bench.spec.boot = Boot::Kernel { kernel, rootfs, parameters: Vec::new() };
@@ -380,8 +381,8 @@ async fn a_kernel_that_panics_ends_its_vm_and_says_why() {
 #[tokio::test]
 async fn a_real_guest_s_agent_answers_on_the_serial_port() {
     // The initrd belongs to the small kernel where there is one.
-    let kernel = provided("guest-own/vmlinux").or_else(|| provided("guest/vmlinux"));
-    let (Some(kernel), Some(initrd)) = (kernel, provided("guest/initrd.cpio")) else {
+    let kernel = provided(&["guest-own/vmlinux", "guest/vmlinux"]);
+    let (Some(kernel), Some(initrd)) = (kernel, provided(&["guest/initrd.cpio"])) else {
         return;
     };
     let Some(mut bench) = Bench::new(Guest::Halts) else { return };
