@@ -358,3 +358,22 @@ fn more_memory_than_there_can_be_is_an_error_that_says_so_and_leaves_nothing() {
     factory.containerd.assert_gone(&id);
     assert_eq!(factory.templates(), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_share_that_cannot_be_served_is_no_fault_of_the_template() {
+    let Some(factory) = Factory::open() else { return };
+    let good = factory.runtime("good", &[]);
+    let bad = factory.runtime("bad", &[("virtio_fs_daemon", "\"/bin/false\"")]);
+    // Before there is a template, and with one.
+    for made in [false, true] {
+        let id = factory.id("bad");
+        let finished = factory.containerd.run(&bad, &[], &id, &["true"], b"");
+        assert_ne!(finished.code, 0);
+        assert!(finished.stderr.contains("virtiofsd"), "{}", finished.stderr);
+        factory.containerd.assert_gone(&id);
+        let start = factory.good_start(&good, "good");
+        if made || start.phases("template-make") == 0 {
+            start.assert_is_a_clone();
+        }
+    }
+}

@@ -52,7 +52,7 @@ impl Sandbox {
                 return Ok(None);
             }
         };
-        match self.start_clone(&plan, template).await {
+        match self.start_clone(&plan, template).await? {
             Ok(started) => Ok(Some(started)),
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
@@ -178,7 +178,8 @@ impl Sandbox {
         vm.save(draft.state()?).await.map_err(|error| error.with_kind(ErrorKind::Internal))
     }
 
-    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Started> {
+    /// The outer error is one that a boot would meet as well; the inner one is the template's or its clone's.
+    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Result<Started>> {
         let began = Instant::now();
         let copied = self.setup.config.factory.template_memory == TemplateMemory::Copied;
         let file = Arc::new(if copied { template.empty_memory() } else { template.own_memory() }?);
@@ -193,12 +194,15 @@ impl Sandbox {
         });
         let booting = async {
             self.share.serve().await?;
-            let vm = self.setup.hypervisor.boot(spec, &self.ledger).await?;
+            let vm = self.setup.hypervisor.boot(spec, &self.ledger).await;
             phase("vm-start", began);
             Ok::<_, Error>(vm)
         };
         let (filled, booted) = tokio::join!(filling, booting);
-        let vm = booted?;
+        let vm = match booted? {
+            Ok(vm) => vm,
+            Err(error) => return Ok(Err(error)),
+        };
         let reached = async {
             let template = filled?;
             let began = Instant::now();
@@ -220,13 +224,13 @@ impl Sandbox {
             Ok(agent) => {
                 let (vcpus, added) = plan.growth;
                 let memory = MiB(plan.size.memory.0 + added.0);
-                Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } })
+                Ok(Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } }))
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
                     tracing::warn!(%error, "the VM of a failed clone does not end");
                 }
-                Err(error)
+                Ok(Err(error))
             }
         }
     }

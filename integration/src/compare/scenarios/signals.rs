@@ -144,7 +144,8 @@ fn init_rows() -> Vec<Row> {
             GROUP,
             "TERM to all reaches init's children",
             with(
-                "exec 2>/dev/null; trap : TERM; sleep 1000 & c=$!; echo ready; wait $c; wait $c; echo child $?; exit 6",
+                // The child says when it is a program of its own, without the trap.
+                "exec 2>/dev/null; trap : TERM; sh -c 'echo ready; exec sleep 1000' & c=$!; wait $c; wait $c; echo child $?; exit 6",
                 &[Step::KillAll(TERM), Step::Wait(INIT), Step::Output(INIT), Step::Delete(INIT)],
             ),
         )
