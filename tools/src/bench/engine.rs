@@ -162,8 +162,10 @@ impl Engine {
             let arguments = process::arguments(*pid);
             arguments.windows(2).any(|pair| pair[0] == "-id" && pair[1] == id)
         });
-        let shim = shim.with_context(|| format!("no shim lives that serves {id}"))?;
         let task = self.task_pid(id)?;
+        // One that waited in a pool was started before the container had a name.
+        let parent = process::parent(task).filter(|pid| process::name(*pid).starts_with("containerd-shim"));
+        let shim = shim.or(parent).with_context(|| format!("no shim lives that serves {id}"))?;
         let hypervisor = process::name(task).starts_with("qemu-system").then_some(task);
         let mut others = process::descendants(shim);
         others.extend(process::descendants(task));
