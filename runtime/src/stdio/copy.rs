@@ -129,10 +129,16 @@ async fn copy_out(
 ) {
     let container = process.container.clone();
     let mut source = GuestOutput::open(agent, process, output).await;
-    // A failed read is the end as well: a closed pty, a process that was forgotten, a guest that died.
-    while let Ok(block) = source.read().await
-        && !block.is_empty()
-    {
+    loop {
+        let block = match source.read().await {
+            Ok([]) => break,
+            Ok(block) => block,
+            // The end as well: a process that was forgotten, a guest that died.
+            Err(error) => {
+                tracing::debug!(%error, container, ?output, "no more output comes");
+                break;
+            }
+        };
         blocks.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = write_all(&mut stream, block, &progress).await {
             tracing::warn!(%error, container, ?output, "output is lost: the stream is broken");
