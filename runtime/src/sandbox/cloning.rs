@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::task::spawn_blocking;
@@ -20,6 +20,9 @@ use crate::{
     template::{Draft, Template, Templates},
     vm::{Channel, MemoryKind, MiB, PORTS, Vm, VmSize, VmSpec},
 };
+
+/// How much later than its consequences the end of the share's daemon may be known.
+const NEWS_OF_DEATH: Duration = Duration::from_millis(500);
 
 /// How a VM like `wanted` comes from a template.
 struct Plan<'a> {
@@ -57,11 +60,21 @@ impl Sandbox {
             Err(error) => {
                 tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
                 clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
+                if self.share_died().await {
+                    return Ok(None); // Which a boot will meet as well, and tell.
+                }
                 if let Err(error) = blocking(move || plan.templates.condemn(new)).await {
                     tracing::warn!(%error, "a template that is not to be used stays");
                 }
                 Ok(None)
             }
+        }
+    }
+
+    async fn share_died(&self) -> bool {
+        match self.share.daemon() {
+            Some(daemon) => daemon.wait(NEWS_OF_DEATH).await.is_ok(),
+            None => false,
         }
     }
 
