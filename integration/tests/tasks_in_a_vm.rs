@@ -33,8 +33,10 @@ struct World {
 
 fn set_up() -> Option<World> {
     let env = Environment::find()?;
-    let kata = Runtime::Kata(env.configuration());
     let containerd = Containerd::start(&env, None);
+    // A template of its own: what other tests do to theirs must not make this VM one that boots, and cannot grow.
+    let template = format!("template_path = \"{}\"", containerd.dir().join("template").display());
+    let kata = Runtime::Kata(env.configuration_with(containerd.dir(), "own", &[("template_path", template)]));
     let events = EventRecorder::intercept(&containerd.dir().join("c.sock.ttrpc"));
     Some(World { containerd, events, kata })
 }
