@@ -11,6 +11,7 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{
         reboot::{RebootMode, reboot},
+        resource::{Resource, setrlimit},
         socket::{AddressFamily, SockFlag, SockType, socket},
         stat::{Mode, umask},
     },
@@ -24,6 +25,9 @@ use crate::{
 
 nix::ioctl_readwrite_bad!(get_interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+
+/// The default of `fs.nr_open`, above which the kernel grants none.
+const OPEN_FILES: u64 = 1 << 20;
 
 /// (source, target, type, flags, data)
 type EarlyMount = (&'static str, &'static str, &'static str, MsFlags, &'static str);
@@ -42,6 +46,8 @@ const EARLY_MOUNTS: [EarlyMount; 7] = [
 /// Everything up to the first thread. A guest that lacks one part may do without, so faults are reported and passed.
 pub fn early() {
     umask(Mode::from_bits_truncate(0o022));
+    // Each process of a container takes several of ours. A container is told its own limit by its spec.
+    report("limit of open files", setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).map_err(Into::into));
     report("make the root movable", leave_initramfs_root());
     for (source, target, fstype, flags, data) in EARLY_MOUNTS {
         let mounted = fs::create_dir_all(target)

@@ -88,8 +88,9 @@ pub fn run(flags: &Flags) -> Result<()> {
     executor()?.block_on(serve_on(listener, served))
 }
 
-/// What runs the tasks of a server.
+/// What runs the tasks of a server, with as many open files as it may have.
 pub(crate) fn executor() -> Result<tokio::runtime::Runtime> {
+    runtime::container::raise_open_files();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(THREAD_KEEP_ALIVE)

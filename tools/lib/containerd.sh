@@ -27,12 +27,15 @@ address = "$state/c.sock"
 [debug]
 level = "debug"
 END
-    PATH=$target/release:$PATH containerd --config "$state/config.toml" >"$state/log" 2>&1 </dev/null 9>&- &
+    # In a session of its own: what ends this script's group must not end it before its containers are gone.
+    PATH=$target/release:$PATH setsid containerd --config "$state/config.toml" >"$state/log" 2>&1 </dev/null 9>&- &
     containerd_pid=$!
     at_end stop_containerd
     local try
     for try in $(seq 200); do
         if private_ctr version >/dev/null 2>&1; then
+            # Of a run that was killed.
+            remove_containers
             return
         fi
         kill -0 "$containerd_pid" 2>/dev/null || break
@@ -41,12 +44,20 @@ END
     die "containerd does not start: $(tail -n 5 "$state/log")"
 }
 
-stop_containerd() {
+# All containers, and the writable snapshots that no container names.
+remove_containers() {
     local id
     for id in $(private_ctr container ls -q 2>/dev/null); do
-        private_ctr task rm --force "$id" >/dev/null 2>&1
-        private_ctr container rm "$id" >/dev/null 2>&1
+        private_ctr task rm --force "$id" >/dev/null 2>&1 || true
+        private_ctr container rm "$id" >/dev/null 2>&1 || true
     done
+    for id in $(private_ctr snapshots ls 2>/dev/null | awk '$NF == "Active" {print $1}'); do
+        private_ctr snapshots rm "$id" >/dev/null 2>&1 || true
+    done
+}
+
+stop_containerd() {
+    remove_containers
     kill "$containerd_pid" 2>/dev/null
     wait "$containerd_pid" 2>/dev/null
     awk -v dir="$state/" 'index($2, dir) == 1 {print $2}' /proc/self/mounts | sort -r | while read -r point; do

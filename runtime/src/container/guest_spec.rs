@@ -12,6 +12,7 @@ use protocols::guest;
 
 use crate::{
     bundle::{Bundle, Role},
+    container::open_files,
     error::{Error, Result},
 };
 
@@ -35,6 +36,7 @@ pub(crate) fn translate(bundle: &Bundle, decided: Decided) -> Result<Spec> {
     if let Some(process) = spec.process_mut() {
         // Labels and profiles of the host's policy; the guest has none.
         process.set_selinux_label(None).set_apparmor_profile(None);
+        open_files::inherit(process);
     }
     let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
     translate_namespaces(linux, &bundle.role)?;

@@ -2,6 +2,7 @@
 
 mod control;
 pub(crate) mod guest_spec;
+mod open_files;
 pub(crate) mod sizing;
 
 use std::{
@@ -15,6 +16,7 @@ use oci_spec::runtime as oci;
 use protocols::agent::CreateContainerRequest;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
+pub use open_files::raise as raise_open_files;
 pub use protocols::agent::{BlkioStats, BlkioStatsEntry, HugetlbStats, StatsContainerResponse as Stats};
 
 use crate::{
@@ -160,7 +162,7 @@ impl Container {
     }
 
     /// Registers an exec; the guest hears of it when it is started.
-    pub async fn exec(&self, id: ExecId, process: oci::Process, stdio: Stdio) -> Result<()> {
+    pub async fn exec(&self, id: ExecId, mut process: oci::Process, stdio: Stdio) -> Result<()> {
         match self.init.status() {
             Status::Created | Status::Running => {}
             Status::Pausing | Status::Paused => {
@@ -168,6 +170,7 @@ impl Container {
             }
             Status::Stopped => return Err(Error::wrong_state("cannot exec in a stopped state")),
         }
+        open_files::inherit(&mut process);
         let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio);
         {
             let mut execs = lock(&self.execs);
