@@ -33,3 +33,16 @@ fn containers_live_and_die_under_containerd_1_7() {
 fn containers_live_and_die_under_containerd_2() {
     lives_under("2");
 }
+
+#[test]
+fn containerd_2_is_told_what_the_runtime_understands() {
+    let Some(env) = Environment::find() else { return };
+    let Some(programs) = env.containerd("2") else { return };
+    let containerd = Containerd::start(&env, Some(programs));
+    let told = containerd.ctr(["plugins", "inspect-runtime", "--runtime", "io.containerd.kata.v2"]);
+    assert_eq!(told.code, 0, "{}\n{}", told.stderr, containerd.log());
+    let told: serde_json::Value = serde_json::from_str(&told.text()).unwrap();
+    assert_eq!(told["Name"], "io.containerd.kata.v2", "{told}");
+    let options = told["Features"]["mountOptions"].as_array().unwrap();
+    assert!(options.iter().any(|option| option == "rro"), "CRI's recursive read-only mounts need it: {told}");
+}

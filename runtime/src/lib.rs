@@ -12,6 +12,7 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod factory;
+pub mod features;
 mod hooks;
 pub mod ids;
 pub mod ledger;

@@ -14,8 +14,11 @@ mod start;
 use std::{env, path::Path};
 
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
-use protobuf::Message;
-use runtime::error::{Error, Result};
+use protobuf::{Message, well_known_types::any::Any};
+use runtime::{
+    error::{Error, Result},
+    features,
+};
 
 pub use address::Address;
 pub(crate) use bootstrap::Request;
@@ -39,9 +42,17 @@ pub fn info() -> Result<Vec<u8>> {
         revision: revision().into(),
         ..Default::default()
     };
-    let info =
-        RuntimeInfo { name: runtime_name(&program()), version: Some(version).into(), ..Default::default() };
-    encode(&info)
+    let features = Any {
+        type_url: features::TYPE_URL.into(),
+        value: features::features().to_string().into(),
+        ..Default::default()
+    };
+    encode(&RuntimeInfo {
+        name: runtime_name(&program()),
+        version: Some(version).into(),
+        features: Some(features).into(),
+        ..Default::default()
+    })
 }
 
 /// One line for `-v`.
