@@ -106,9 +106,7 @@ impl Terminal {
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.master.readable().await?;
-            match ready.try_io(|master| master.get_ref().read(buffer)) {
-                // The kernel's way to say that nobody holds the other side any more.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(0),
+            match ready.try_io(|master| read_master(master.get_ref(), buffer)) {
                 Ok(result) => return result,
                 Err(_would_block) => {}
             }
@@ -125,6 +123,20 @@ impl Terminal {
         }
         Ok(())
     }
+}
+
+/// Reads from a master; none is the end.
+///
+/// EIO is the kernel's way to say that nobody holds the other side any more. It looks for bytes first and for the other
+/// side then, and what is written and closed in between is not lost, but only found by the next read.
+fn read_master(mut master: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let is_closed =
+        |read: &io::Result<usize>| matches!(read, Err(error) if error.raw_os_error() == Some(libc::EIO));
+    let mut read = master.read(buffer);
+    if is_closed(&read) {
+        read = master.read(buffer);
+    }
+    if is_closed(&read) { Ok(0) } else { read }
 }
 
 #[derive(Debug)]
