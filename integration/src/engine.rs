@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use oci_spec::runtime::{Process, ProcessBuilder};
 use runtime::{
     container::Container,
+    error::Result,
     events::Event,
     ids::ExecId,
     process::Exit,
@@ -33,18 +34,23 @@ impl Engine {
     }
 
     pub async fn start_with(workshop: &Workshop, behaviour: Behaviour) -> Self {
+        Self::try_start(workshop, behaviour, "").await.expect("the sandbox starts")
+    }
+
+    /// With `config` appended to the configuration.
+    pub async fn try_start(workshop: &Workshop, behaviour: Behaviour, config: &str) -> Result<Self> {
         let hypervisor = FakeHypervisor::new(behaviour);
         let (sender, events) = mpsc::unbounded_channel();
         let setup = Setup {
             id: sandbox_id("s1"),
-            config: workshop.config(""),
+            config: workshop.config(config),
             hypervisor: hypervisor.clone(),
             paths: workshop.paths(),
             events: sender,
         };
-        let sandbox = Sandbox::create(setup, &workshop.bundle("s1", "true")).await.expect("a sandbox");
-        sandbox.start().await.expect("the sandbox starts");
-        Self { sandbox, events, hypervisor }
+        let sandbox = Sandbox::create(setup, &workshop.bundle("s1", "true")).await?;
+        sandbox.start().await?;
+        Ok(Self { sandbox, events, hypervisor })
     }
 
     /// A container `id` that runs `script` already.
@@ -55,9 +61,29 @@ impl Engine {
         container
     }
 
+    /// What happened so far, each event by its name and process.
+    pub fn told(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).map(|event| name(&event)).collect()
+    }
+
     pub async fn stop(self, workshop: &Workshop) {
         self.sandbox.stop().await.expect("the sandbox stops");
+        self.sandbox.stop().await.expect("a second time as well");
         assert_eq!(workshop.remains(), Vec::<std::path::PathBuf>::new());
+    }
+}
+
+fn name(event: &Event) -> String {
+    match event {
+        Event::Created { container, .. } => format!("created {container}"),
+        Event::Started { container, .. } => format!("started {container}"),
+        Event::ExecAdded { exec, .. } => format!("added {exec}"),
+        Event::ExecStarted { exec, .. } => format!("started {exec}"),
+        Event::Exited { process, exit, .. } => format!("exited {process} {}", exit.code),
+        Event::OutOfMemory { container } => format!("out of memory {container}"),
+        Event::Paused { container } => format!("paused {container}"),
+        Event::Resumed { container } => format!("resumed {container}"),
+        Event::Deleted { container, .. } => format!("deleted {container}"),
     }
 }
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// For containerd's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// One event: its topic without `/tasks/`, the container, and the process and code of an exit.
+/// One event: its topic without `/tasks/`, the container, and the process and code of an exit, or the name of an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     pub topic: String,
@@ -154,6 +154,8 @@ fn told(request: &ForwardRequest) -> Told {
             let process = if exit.id == container { "init" } else { &exit.id };
             format!(" {process} {}", exit.exit_status)
         }
+        // Field 2 is the exec's name.
+        Ok(exec) if topic.starts_with("exec-") => format!(" {}", exec.id),
         _ => String::new(),
     };
     Told { topic, container, detail }

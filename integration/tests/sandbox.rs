@@ -1,98 +1,30 @@
 //! The engine over a fake VM: the real agent, real streams, real mounts; containers are plain children.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use integration::{
-    fake_vm::{Behaviour, FakeHypervisor},
+    engine::{Engine, ended, exec, shell},
+    fake_vm::Behaviour,
     workshop::{Workshop, sandbox_id},
 };
-use oci_spec::runtime::{Process, ProcessBuilder};
 use runtime::{
     cleanup::cleanup,
     error::{ErrorKind, Result},
-    events::Event,
     ids::ExecId,
     process::Status,
-    sandbox::{Sandbox, Setup},
     stdio::Stdio,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
-    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A running sandbox and what happens in it.
-struct Running {
-    sandbox: Arc<Sandbox>,
-    events: mpsc::UnboundedReceiver<Event>,
-    hypervisor: Arc<FakeHypervisor>,
-}
-
-async fn start_with(workshop: &Workshop, behaviour: Behaviour, config: &str) -> Result<Running> {
-    let hypervisor = FakeHypervisor::new(behaviour);
-    let (sender, events) = mpsc::unbounded_channel();
-    let setup = Setup {
-        id: sandbox_id("s1"),
-        config: workshop.config(config),
-        hypervisor: hypervisor.clone(),
-        paths: workshop.paths(),
-        events: sender,
-    };
-    let sandbox = Sandbox::create(setup, &workshop.bundle("s1", "true")).await?;
-    sandbox.start().await?;
-    Ok(Running { sandbox, events, hypervisor })
-}
-
-async fn start(workshop: &Workshop) -> Running {
-    start_with(workshop, Behaviour::Boots, "").await.expect("the sandbox starts")
-}
-
-impl Running {
-    /// What happened so far, each event by its name and process.
-    fn told(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.events.try_recv().ok()).map(|event| name(&event)).collect()
-    }
-
-    async fn stop(self, workshop: &Workshop) {
-        self.sandbox.stop().await.expect("the sandbox stops");
-        self.sandbox.stop().await.expect("a second time as well");
-        assert_eq!(workshop.remains(), Vec::<std::path::PathBuf>::new());
-    }
-}
-
-fn name(event: &Event) -> String {
-    match event {
-        Event::Created { container, .. } => format!("created {container}"),
-        Event::Started { container, .. } => format!("started {container}"),
-        Event::ExecAdded { exec, .. } => format!("added {exec}"),
-        Event::ExecStarted { exec, .. } => format!("started {exec}"),
-        Event::Exited { process, exit, .. } => format!("exited {process} {}", exit.code),
-        Event::OutOfMemory { container } => format!("out of memory {container}"),
-        Event::Paused { container } => format!("paused {container}"),
-        Event::Resumed { container } => format!("resumed {container}"),
-        Event::Deleted { container, .. } => format!("deleted {container}"),
-    }
-}
-
 fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind())
-}
-
-fn shell(script: &str) -> Process {
-    ProcessBuilder::default()
-        .args(["sh", "-c", script].map(str::to_owned).to_vec())
-        .env(vec!["PATH=/usr/bin:/bin".to_owned()])
-        .cwd("/")
-        .build()
-        .expect("a good process")
 }
 
 /// Reads a pipe to its end, from now on.
@@ -108,28 +40,28 @@ fn read_all(path: String) -> JoinHandle<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_life_is_told_in_order_and_leaves_nothing() {
     let Some(workshop) = Workshop::open() else { return };
-    let mut running = start(&workshop).await;
+    let mut engine = Engine::start(&workshop).await;
     let container =
-        running.sandbox.create_container(workshop.container("c1", "exit 7", Stdio::default())).await.unwrap();
+        engine.sandbox.create_container(workshop.container("c1", "exit 7", Stdio::default())).await.unwrap();
     let init = container.process(None).unwrap();
     assert_eq!(init.status(), Status::Created);
     container.start().await.unwrap();
-    assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 7);
+    assert_eq!(ended(&container, None).await.code, 7);
     assert_eq!(init.status(), Status::Stopped);
-    assert_eq!(running.sandbox.delete_container("c1").await.unwrap().code, 7);
-    assert_eq!(running.told(), ["created c1", "started c1", "exited c1 7", "deleted c1"]);
-    assert!(running.sandbox.is_empty());
-    running.stop(&workshop).await;
+    assert_eq!(engine.sandbox.delete_container("c1").await.unwrap().code, 7);
+    assert_eq!(engine.told(), ["created c1", "started c1", "exited c1 7", "deleted c1"]);
+    assert!(engine.sandbox.is_empty());
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_whole_apart_and_end_when_the_engine_says_so() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
+    let engine = Engine::start(&workshop).await;
     let stdio = workshop.pipes("c1");
     let script = "cat; head -c 5000000 /dev/zero; echo errors >&2";
     let container =
-        running.sandbox.create_container(workshop.container("c1", script, stdio.clone())).await.unwrap();
+        engine.sandbox.create_container(workshop.container("c1", script, stdio.clone())).await.unwrap();
     let (output, errors) = (read_all(stdio.stdout.clone()), read_all(stdio.stderr.clone()));
     container.start().await.unwrap();
     let init = container.process(None).unwrap();
@@ -140,45 +72,43 @@ async fn streams_are_whole_apart_and_end_when_the_engine_says_so() {
     }
     assert!(timeout(Duration::from_millis(300), init.wait()).await.is_err(), "cat waits for more");
     init.close_stdin();
-    assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 0);
-    running.sandbox.delete_container("c1").await.unwrap();
+    assert_eq!(ended(&container, None).await.code, 0);
+    engine.sandbox.delete_container("c1").await.unwrap();
     let output = output.await.unwrap();
     assert!(output.starts_with(b"hello world\0") && output.len() == 11 + 5_000_000, "{} bytes", output.len());
     assert_eq!(errors.await.unwrap(), b"errors\n");
-    running.stop(&workshop).await;
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn execs_have_lives_of_their_own_and_end_before_their_container() {
     let Some(workshop) = Workshop::open() else { return };
-    let mut running = start(&workshop).await;
-    let container = running
+    let mut engine = Engine::start(&workshop).await;
+    let container = engine
         .sandbox
         .create_container(workshop.container("c1", "sleep 1000", Stdio::default()))
         .await
         .unwrap();
-    let exec = |id: &str| ExecId::new(id).unwrap();
+    let id = |id: &str| ExecId::new(id).unwrap();
     assert_eq!(kind(container.start_exec("e0").await), Some(ErrorKind::NotFound));
-    container.exec(exec("e1"), shell("exit 3"), Stdio::default()).await.unwrap();
+    container.exec(id("e1"), shell("exit 3"), Stdio::default()).await.unwrap();
     container.start().await.unwrap();
     assert_eq!(
-        kind(container.exec(exec("e1"), shell("true"), Stdio::default()).await),
+        kind(container.exec(id("e1"), shell("true"), Stdio::default()).await),
         Some(ErrorKind::AlreadyExists)
     );
     container.start_exec("e1").await.unwrap();
-    let process = container.process(Some("e1")).unwrap();
-    assert_eq!(timeout(SOON, process.wait()).await.unwrap().unwrap().code, 3);
+    assert_eq!(ended(&container, Some("e1")).await.code, 3);
     assert_eq!(container.delete_exec("e1").await.unwrap().code, 3);
     assert_eq!(kind(container.process(Some("e1"))), Some(ErrorKind::NotFound));
 
-    container.exec(exec("e2"), shell("sleep 1000"), Stdio::default()).await.unwrap();
-    container.start_exec("e2").await.unwrap();
+    exec(&container, "e2", "sleep 1000", Stdio::default()).await;
     assert_eq!(kind(container.delete_exec("e2").await), Some(ErrorKind::WrongState));
     container.process(None).unwrap().kill(9).await.unwrap();
-    assert_eq!(timeout(SOON, container.process(None).unwrap().wait()).await.unwrap().unwrap().code, 137);
-    running.sandbox.delete_container("c1").await.unwrap();
+    assert_eq!(ended(&container, None).await.code, 137);
+    engine.sandbox.delete_container("c1").await.unwrap();
     assert_eq!(
-        running.told(),
+        engine.told(),
         [
             "created c1",
             "added e1",
@@ -192,14 +122,14 @@ async fn execs_have_lives_of_their_own_and_end_before_their_container() {
             "deleted c1"
         ]
     );
-    running.stop(&workshop).await;
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_by_kind() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
-    let sandbox = &running.sandbox;
+    let engine = Engine::start(&workshop).await;
+    let sandbox = &engine.sandbox;
     let container =
         sandbox.create_container(workshop.container("c1", "sleep 1000", Stdio::default())).await.unwrap();
     let again = workshop.container("c1", "true", Stdio::default());
@@ -211,7 +141,7 @@ async fn what_cannot_be_is_refused_by_kind() {
     assert_eq!(kind(sandbox.delete_container("c1").await), Some(ErrorKind::WrongState));
     let init = container.process(None).unwrap();
     init.kill(15).await.unwrap();
-    assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 143);
+    assert_eq!(ended(&container, None).await.code, 143);
     assert_eq!(kind(init.kill(15).await), Some(ErrorKind::NotFound));
     sandbox.delete_container("c1").await.unwrap();
 
@@ -226,60 +156,51 @@ async fn what_cannot_be_is_refused_by_kind() {
     let error = sandbox.create_container(odd).await.err().expect("refused").to_string();
     assert!(error.contains("mounts[0]") && error.contains("/nonexistent"), "{error}");
     assert!(sandbox.is_empty());
-    running.stop(&workshop).await;
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_can_be_killed_or_deleted_before_it_starts() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
-    let sandbox = &running.sandbox;
+    let engine = Engine::start(&workshop).await;
+    let sandbox = &engine.sandbox;
     let container =
         sandbox.create_container(workshop.container("c1", "true", Stdio::default())).await.unwrap();
     let init = container.process(None).unwrap();
     init.kill(9).await.unwrap();
-    assert_eq!(timeout(SOON, init.wait()).await.unwrap().unwrap().code, 137);
+    assert_eq!(ended(&container, None).await.code, 137);
     assert_eq!(kind(container.start().await), Some(ErrorKind::WrongState));
     sandbox.delete_container("c1").await.unwrap();
     sandbox.create_container(workshop.container("c2", "true", Stdio::default())).await.unwrap();
     sandbox.delete_container("c2").await.unwrap();
-    running.stop(&workshop).await;
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_nobody_takes_does_not_hold_back_the_end() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
+    let engine = Engine::start(&workshop).await;
     let script = "head -c 3000000 /dev/zero; sleep 1000";
-    let request = workshop.container("c1", script, workshop.pipes("c1"));
-    let container = running.sandbox.create_container(request).await.unwrap();
-    container.start().await.unwrap();
+    let container = engine.run(&workshop, "c1", script, workshop.pipes("c1")).await;
     let init = container.process(None).unwrap();
     init.kill(9).await.unwrap();
     assert_eq!(timeout(SOON, init.wait()).await.expect("in bounded time").unwrap().code, 137);
-    timeout(SOON, running.sandbox.delete_container("c1")).await.expect("in bounded time").unwrap();
-    running.stop(&workshop).await;
+    timeout(SOON, engine.sandbox.delete_container("c1")).await.expect("in bounded time").unwrap();
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_vm_dies_everything_in_it_has() {
     let Some(workshop) = Workshop::open() else { return };
-    let mut running = start(&workshop).await;
-    let container = running
-        .sandbox
-        .create_container(workshop.container("c1", "sleep 1000", Stdio::default()))
-        .await
-        .unwrap();
-    container.start().await.unwrap();
-    container.exec(ExecId::new("e1").unwrap(), shell("sleep 1000"), Stdio::default()).await.unwrap();
-    container.start_exec("e1").await.unwrap();
-    running.hypervisor.vm().die("killed by the test");
-    let exit = timeout(SOON, container.process(None).unwrap().wait()).await.unwrap().unwrap();
-    assert_eq!(exit.code, 137);
-    timeout(SOON, running.sandbox.delete_container("c1")).await.expect("in bounded time").unwrap();
-    let told = running.told();
+    let mut engine = Engine::start(&workshop).await;
+    let container = engine.run(&workshop, "c1", "sleep 1000", Stdio::default()).await;
+    exec(&container, "e1", "sleep 1000", Stdio::default()).await;
+    engine.hypervisor.vm().die("killed by the test");
+    assert_eq!(ended(&container, None).await.code, 137);
+    timeout(SOON, engine.sandbox.delete_container("c1")).await.expect("in bounded time").unwrap();
+    let told = engine.told();
     assert!(told.contains(&"exited e1 137".into()) && told.contains(&"exited c1 137".into()), "{told:?}");
-    running.stop(&workshop).await;
+    engine.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +213,7 @@ async fn a_sandbox_that_cannot_start_says_why_and_leaves_nothing() {
     ] {
         let began = Instant::now();
         let deadlines = "[agent.kata]\ndial_timeout = 1\nreconnect_timeout_ms = 1000\n";
-        let error = start_with(&workshop, behaviour, deadlines).await.err().expect("no start");
+        let error = Engine::try_start(&workshop, behaviour, deadlines).await.err().expect("no start");
         assert_eq!(error.kind(), expected, "{behaviour:?}: {error}");
         assert!(error.to_string().contains(words), "{behaviour:?}: {error}");
         assert!(began.elapsed() < SOON, "{behaviour:?} took {:?}", began.elapsed());
@@ -303,17 +224,20 @@ async fn a_sandbox_that_cannot_start_says_why_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_taken_while_its_sandbox_lives() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
-    assert_eq!(kind(start_with(&workshop, Behaviour::Boots, "").await), Some(ErrorKind::AlreadyExists));
-    running.stop(&workshop).await;
-    start(&workshop).await.stop(&workshop).await;
+    let engine = Engine::start(&workshop).await;
+    assert_eq!(
+        kind(Engine::try_start(&workshop, Behaviour::Boots, "").await),
+        Some(ErrorKind::AlreadyExists)
+    );
+    engine.stop(&workshop).await;
+    Engine::start(&workshop).await.stop(&workshop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_record_of_a_dead_owner_is_enough_to_clean_up() {
     let Some(workshop) = Workshop::open() else { return };
-    let running = start(&workshop).await;
-    running.sandbox.create_container(workshop.container("c1", "true", Stdio::default())).await.unwrap();
+    let engine = Engine::start(&workshop).await;
+    engine.sandbox.create_container(workshop.container("c1", "true", Stdio::default())).await.unwrap();
     // As if this process, the owner, had died and its pid been taken by another since.
     let record = workshop.paths().sandbox(&sandbox_id("s1")).join("persist.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();

@@ -10,6 +10,7 @@ use integration::{
     engine::{Engine, ended, exec, shell},
     workshop::Workshop,
 };
+use oci_spec::runtime::LinuxResources;
 use runtime::{
     container::Container,
     error::Result,
@@ -60,7 +61,11 @@ const CALLS: &[(&str, Hanging)] = &[
         Box::pin(async move { stage.running.process(Some("terminal"))?.resize(90, 30).await })
     }),
     ("PauseContainer", |stage| Box::pin(async move { stage.running.pause().await })),
+    ("UpdateContainer", |stage| {
+        Box::pin(async move { stage.sandbox.update_container("running", &LinuxResources::default()).await })
+    }),
     ("StatsContainer", |stage| Box::pin(async move { stage.running.stats().await.map(drop) })),
+    ("ListProcesses", |stage| Box::pin(async move { stage.running.pids().await.map(drop) })),
 ];
 
 async fn at_once<T>(what: &str, call: &str, work: impl Future<Output = T>) -> T {

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent::channel::echo::pattern;
 use integration::{
     engine::{Engine, ended, exec},
     fake_vm::Behaviour,
@@ -30,14 +31,6 @@ fn script(workshop: &Workshop, name: &str, text: &str) -> String {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The bytes at `at` of a stream in which no two places look alike for long.
-fn pattern(at: u64, block: &mut [u8]) {
-    for (index, word) in block.chunks_mut(8).enumerate() {
-        let number = (at / 8 + index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        word.copy_from_slice(&number.to_le_bytes()[..word.len()]);
-    }
 }
 
 /// Reads a pipe to its end, and compares.

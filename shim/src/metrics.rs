@@ -14,6 +14,28 @@ use runtime::{
 /// What version 1 says where there is no limit: the largest multiple of a page.
 const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_f000;
 
+/// What is told of each interface: the same fields in both versions, but types of their own.
+macro_rules! networks {
+    ($version:ident, $stats:expr) => {
+        $stats
+            .network_stats
+            .iter()
+            .map(|net| $version::NetworkStat {
+                name: net.name.clone(),
+                rx_bytes: net.rx_bytes,
+                rx_packets: net.rx_packets,
+                rx_errors: net.rx_errors,
+                rx_dropped: net.rx_dropped,
+                tx_bytes: net.tx_bytes,
+                tx_packets: net.tx_packets,
+                tx_errors: net.tx_errors,
+                tx_dropped: net.tx_dropped,
+                ..Default::default()
+            })
+            .collect()
+    };
+}
+
 /// A host's version of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cgroups {
@@ -82,22 +104,6 @@ fn to_v1(stats: &Stats) -> v1::Metrics {
             ..Default::default()
         })
         .collect();
-    let network = stats
-        .network_stats
-        .iter()
-        .map(|net| v1::NetworkStat {
-            name: net.name.clone(),
-            rx_bytes: net.rx_bytes,
-            rx_packets: net.rx_packets,
-            rx_errors: net.rx_errors,
-            rx_dropped: net.rx_dropped,
-            tx_bytes: net.tx_bytes,
-            tx_packets: net.tx_packets,
-            tx_errors: net.tx_errors,
-            tx_dropped: net.tx_dropped,
-            ..Default::default()
-        })
-        .collect();
     let oom = v1::MemoryOomControl { oom_kill: event(stats, "oom_kill"), ..Default::default() };
     v1::Metrics {
         hugetlb,
@@ -105,7 +111,7 @@ fn to_v1(stats: &Stats) -> v1::Metrics {
         cpu: Some(cpu).into(),
         memory: Some(v1_memory(stats)).into(),
         blkio: Some(blkio).into(),
-        network,
+        network: networks!(v1, stats),
         memory_oom_control: Some(oom).into(),
         ..Default::default()
     }
@@ -219,22 +225,6 @@ fn to_v2(stats: &Stats) -> v2::Metrics {
             ..Default::default()
         })
         .collect();
-    let network = stats
-        .network_stats
-        .iter()
-        .map(|net| v2::NetworkStat {
-            name: net.name.clone(),
-            rx_bytes: net.rx_bytes,
-            rx_packets: net.rx_packets,
-            rx_errors: net.rx_errors,
-            rx_dropped: net.rx_dropped,
-            tx_bytes: net.tx_bytes,
-            tx_packets: net.tx_packets,
-            tx_errors: net.tx_errors,
-            tx_dropped: net.tx_dropped,
-            ..Default::default()
-        })
-        .collect();
     v2::Metrics {
         pids: Some(pids).into(),
         cpu: Some(cpu).into(),
@@ -242,7 +232,7 @@ fn to_v2(stats: &Stats) -> v2::Metrics {
         io: Some(v2::IOStat { usage: v2_io(stats), ..Default::default() }).into(),
         hugetlb,
         memory_events: Some(events).into(),
-        network,
+        network: networks!(v2, stats),
         ..Default::default()
     }
 }

@@ -85,6 +85,16 @@ impl Driver {
         }
     }
 
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What standard output of a process has brought so far.
+    pub fn brought(&self, who: Who) -> Vec<u8> {
+        self.streams.get(who).map_or_else(Vec::new, Streams::brought)
+    }
+
     /// What was written down, with everything taken out that must differ.
     pub fn outcome(&self) -> String {
         let plain = Plain::new([

@@ -17,7 +17,9 @@ pub mod spec;
 mod streams;
 mod verdict;
 
-pub use row::Row;
+pub use client::Client;
+pub use driver::Driver;
+pub use row::{INIT, Row, Step, create, exec};
 pub use scenarios::all;
 pub use session::{Kind, Session};
 pub use verdict::{Verdict, judge, table};

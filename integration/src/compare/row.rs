@@ -174,9 +174,7 @@ pub fn run(script: &'static str) -> Vec<Step> {
 
 /// A container of another spec from start to end.
 pub fn run_with(script: &'static str, changes: impl Into<Vec<Change>>) -> Vec<Step> {
-    let mut steps = vec![create_with(script, Wiring::Pipes, changes)];
-    steps.extend(to_the_end(INIT));
-    steps
+    life(create_with(script, Wiring::Pipes, changes), [])
 }
 
 /// An added process from start to end.
@@ -186,8 +184,19 @@ pub fn add(script: &'static str) -> Vec<Step> {
 
 /// An added process of another spec from start to end.
 pub fn add_with(script: &'static str, changes: impl Into<Vec<Change>>) -> Vec<Step> {
-    let mut steps = vec![exec_with("e", script, Wiring::Pipes, changes)];
-    steps.extend(to_the_end("e"));
+    life(exec_with("e", script, Wiring::Pipes, changes), [])
+}
+
+/// A process from the step that makes it, through what is done while it runs, to its end.
+pub fn life(begin: Step, meanwhile: impl Into<Vec<Step>>) -> Vec<Step> {
+    let who = match &begin {
+        Step::Exec(who, _) => who,
+        _ => INIT,
+    };
+    let [start, end @ ..] = to_the_end(who);
+    let mut steps = vec![begin, start];
+    steps.extend(meanwhile.into());
+    steps.extend(end);
     steps
 }
 

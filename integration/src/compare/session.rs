@@ -130,9 +130,15 @@ impl Session {
         outcomes
     }
 
-    /// The end of containerd's log.
-    pub fn log(&self) -> String {
-        self.containerd.log()
+    /// One container that is driven step by step.
+    pub fn driver(&self, kind: Kind, name: &str) -> Driver {
+        let id = format!("{}{}-{name}", kind.letter(), self.containerd.namespace());
+        Driver::new(Arc::new(self.bench(kind)), &id, "")
+    }
+
+    /// Its containerd, to be ended and begun again. Events are only told up to the first end.
+    pub fn containerd(&mut self) -> &mut Containerd {
+        &mut self.containerd
     }
 
     fn bench(&self, kind: Kind) -> Bench {

@@ -170,6 +170,11 @@ impl Streams {
         }
     }
 
+    /// What standard output has brought so far.
+    pub fn brought(&self) -> Vec<u8> {
+        self.output.as_ref().map_or_else(Vec::new, |output| output.state.borrow().bytes.clone())
+    }
+
     /// Lets a held reader read.
     pub fn release(&self) {
         for stream in self.output.iter().chain(&self.errors) {
@@ -238,13 +243,6 @@ fn fifo(path: PathBuf) -> PathBuf {
 fn brief(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if bytes.len() <= 6000 => format!("{text:?}"),
-        _ => format!("{} bytes, sum {:016x}", bytes.len(), sum(bytes)),
+        _ => format!("{} bytes, CRC-32 {:08x}", bytes.len(), crc32fast::hash(bytes)),
     }
-}
-
-/// FNV-1a.
-fn sum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -1,4 +1,4 @@
-//! From the description of a VM to a guest whose agent has answered and whose network is as its namespace's.
+//! From the description of a VM to a guest whose agent has answered and whose network follows its namespace's.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,7 +10,8 @@ use crate::{
     agent::AgentClient,
     error::{Context, Error, Result},
     network::{Ground, Settings},
-    vm::{Vm, VmSize, VmSpec},
+    ports::{Forward, Names},
+    vm::{NetworkNamespace, Vm, VmSize, VmSpec},
 };
 
 /// A VM whose agent has answered.
@@ -21,7 +22,7 @@ pub(super) struct Started {
 }
 
 impl Sandbox {
-    /// Everything from a description to a guest that has its network.
+    /// Everything from a description to a guest that is about to have its network.
     pub(super) async fn boot(&self) -> Result<Running> {
         let spec = lock(&self.vm_spec).take();
         let mut spec = spec.ok_or_else(|| Error::precondition("the sandbox was started already"))?;
@@ -30,6 +31,11 @@ impl Sandbox {
             model: self.setup.config.runtime.internetworking_model,
             queues: spec.size.vcpus,
             ledger: self.ledger.clone(),
+            store: self.store.clone(),
+        };
+        let namespace = match &spec.network {
+            NetworkNamespace::Path(path) if self.is_pod => Some(path.clone()),
+            _ => None,
         };
         let mut ground = Ground::prepare(settings, &spec.network).await.context("network")?;
         spec.nics = ground.nics();
@@ -43,8 +49,9 @@ impl Sandbox {
         };
         match followed.await.context("network") {
             Ok(network) => {
-                phase("network-settle", began);
-                Ok(Running { vm, agent, network, size: Mutex::new(size) })
+                phase("network-follow", began);
+                let ports = namespace.map(|namespace| Forward::begin(namespace, agent.clone()));
+                Ok(Running { vm, agent, network, ports, names: Names::default(), size: Mutex::new(size) })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
@@ -61,8 +68,10 @@ impl Sandbox {
         }
         let (began, size) = (Instant::now(), spec.size);
         self.share.serve().await?;
-        let vm =
-            self.setup.hypervisor.boot(spec, &self.ledger).await.map_err(|error| self.blame_daemon(error))?;
+        let vm = match self.setup.hypervisor.boot(spec, &self.ledger).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(self.blame_share(error).await),
+        };
         phase("vm-start", began);
         let began = Instant::now();
         let agent = AgentClient::connect(vm.agent_address(), &self.setup.config.agent);
@@ -80,11 +89,11 @@ impl Sandbox {
         }
     }
 
-    /// A VM that does not start because its share's daemon has died says so badly; the daemon's own words say it well.
-    fn blame_daemon(&self, error: Error) -> Error {
-        match self.share.daemon() {
-            Some(daemon) if daemon.exited().borrow().is_some() => error.context(daemon.epitaph()),
-            _ => error,
+    /// A VM that does not start because its share is not served says so badly; the share's own words say it well.
+    async fn blame_share(&self, error: Error) -> Error {
+        match self.share.failure().await {
+            Some(why) => error.context(why),
+            None => error,
         }
     }
 
@@ -110,7 +119,7 @@ impl Sandbox {
         tokio::select! {
             agent = greeting => agent,
             reason = monitor::first_end(vm.exited(), daemon) => {
-                Err(self.blame_daemon(Error::unavailable(format!("the VM ended while it booted: {reason}"))))
+                Err(self.blame_share(Error::unavailable(format!("the VM ended while it booted: {reason}"))).await)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::task::spawn_blocking;
@@ -20,9 +20,6 @@ use crate::{
     template::{Draft, Template, Templates},
     vm::{Channel, MemoryKind, MiB, PORTS, Vm, VmSize, VmSpec},
 };
-
-/// How much later than its consequences the end of the share's daemon may be known.
-const NEWS_OF_DEATH: Duration = Duration::from_millis(500);
 
 /// How a VM like `wanted` comes from a template.
 struct Plan<'a> {
@@ -55,27 +52,21 @@ impl Sandbox {
                 return Ok(None);
             }
         };
-        match self.start_clone(&plan, template).await? {
-            Ok(started) => Ok(Some(started)),
-            Err(error) => {
-                tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
-                clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
-                if self.share_died().await {
-                    return Ok(None); // Which a boot will meet as well, and tell.
-                }
-                if let Err(error) = blocking(move || plan.templates.condemn(new)).await {
-                    tracing::warn!(%error, "a template that is not to be used stays");
-                }
-                Ok(None)
-            }
+        let error = match self.start_clone(&plan, template).await {
+            Ok(started) => return Ok(Some(started)),
+            Err(error) => error,
+        };
+        clear(&wanted.dir).with_context(|| format!("clear {}", wanted.dir.display()))?;
+        if let Some(why) = self.share.failure().await {
+            // A boot meets this as well, and tells.
+            tracing::warn!(%error, why, "no clone could be made, for the share is not served: this VM is booted");
+            return Ok(None);
         }
-    }
-
-    async fn share_died(&self) -> bool {
-        match self.share.daemon() {
-            Some(daemon) => daemon.wait(NEWS_OF_DEATH).await.is_ok(),
-            None => false,
+        tracing::warn!(%error, "no clone could be made: this VM is booted, and the template made anew");
+        if let Err(error) = blocking(move || plan.templates.condemn(new)).await {
+            tracing::warn!(%error, "a template that is not to be used stays");
         }
+        Ok(None)
     }
 
     async fn plan<'a>(&self, wanted: &'a VmSpec) -> Result<Option<Plan<'a>>> {
@@ -191,8 +182,7 @@ impl Sandbox {
         vm.save(draft.state()?).await.map_err(|error| error.with_kind(ErrorKind::Internal))
     }
 
-    /// The outer error is one that a boot would meet as well; the inner one is the template's or its clone's.
-    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Result<Started>> {
+    async fn start_clone(&self, plan: &Plan<'_>, template: Template) -> Result<Started> {
         let began = Instant::now();
         let copied = self.setup.config.factory.template_memory == TemplateMemory::Copied;
         let file = Arc::new(if copied { template.empty_memory() } else { template.own_memory() }?);
@@ -209,13 +199,10 @@ impl Sandbox {
             self.share.serve().await?;
             let vm = self.setup.hypervisor.boot(spec, &self.ledger).await;
             phase("vm-start", began);
-            Ok::<_, Error>(vm)
+            vm
         };
         let (filled, booted) = tokio::join!(filling, booting);
-        let vm = match booted? {
-            Ok(vm) => vm,
-            Err(error) => return Ok(Err(error)),
-        };
+        let vm = booted?;
         let reached = async {
             let template = filled?;
             let began = Instant::now();
@@ -237,13 +224,13 @@ impl Sandbox {
             Ok(agent) => {
                 let (vcpus, added) = plan.growth;
                 let memory = MiB(plan.size.memory.0 + added.0);
-                Ok(Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } }))
+                Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
                     tracing::warn!(%error, "the VM of a failed clone does not end");
                 }
-                Ok(Err(error))
+                Err(error)
             }
         }
     }

@@ -26,6 +26,9 @@ use crate::{
     vm::{Device, MemoryKind},
 };
 
+/// How much later than its consequences the end of the daemon may be known.
+const NEWS_OF_DEATH: Duration = Duration::from_millis(500);
+
 /// The shared tree of one sandbox. Sharing is the same whatever the kind.
 #[derive(Debug)]
 pub(crate) struct ShareFs {
@@ -69,6 +72,14 @@ impl ShareFs {
             }
         }
         Ok(())
+    }
+
+    /// Why the tree is not served; none while it is. A daemon that ended in good order did so because its VM had ended.
+    pub async fn failure(&self) -> Option<String> {
+        let Kind::VirtioFs { daemon, .. } = &self.kind else { return None };
+        let Some(daemon) = lock(daemon).clone() else { return Some("no daemon was started".into()) };
+        let status = daemon.wait(NEWS_OF_DEATH).await.ok()?;
+        (!status.success()).then(|| daemon.epitaph())
     }
 
     /// The device through which the guest reaches the tree.

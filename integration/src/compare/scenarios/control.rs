@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::compare::{
-    row::{INIT, Row, Step, create, create_with, exec, row, shared, to_the_end},
+    row::{INIT, Row, Step, add, create, create_with, exec, row, shared},
     spec::Change,
     streams::Wiring,
 };
@@ -93,13 +93,8 @@ fn paused() -> Vec<Row> {
 const FORTY: &str = "n=0; for i in $(seq 40); do sleep 1000 >/dev/null 2>&1 & n=$((n+1)); done 2>/dev/null; echo $n; kill -9 $(jobs -p)";
 
 fn updated() -> Vec<Row> {
-    let forty = || {
-        let mut steps = vec![exec("e", FORTY)];
-        steps.extend(to_the_end("e"));
-        steps
-    };
     let limited =
-        |limit: i64| after(&[&[Step::Update(json!({"pids": {"limit": limit}}))][..], &forty()].concat());
+        |limit: i64| after(&[&[Step::Update(json!({"pids": {"limit": limit}}))][..], &add(FORTY)].concat());
     let update = |resources: Value| after(&[Step::Update(resources), Step::State(INIT)]);
     vec![
         row(GROUP, "update: fewer processes than wanted", limited(30)),
@@ -117,9 +112,9 @@ fn updated() -> Vec<Row> {
                     Step::Start(INIT),
                     Step::Expect(INIT, "ready"),
                 ],
-                forty(),
+                add(FORTY),
                 vec![Step::Update(json!({"pids": {"limit": 100}}))],
-                forty(),
+                add(FORTY),
             ]
             .concat(),
         ),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::compare::{
-    row::{INIT, Row, Step, add, add_with, create, exec, exec_with, row, running, shared, steps, to_the_end},
+    row::{INIT, Row, Step, add, add_with, create, exec, exec_with, row, running, shared, steps},
     spec::Change,
     streams::Wiring,
 };
@@ -300,8 +300,7 @@ fn of_lifecycles() -> Vec<Row> {
             "is not deleted with init's task: its events",
             steps([
                 up(),
-                vec![exec("e", "exit 3")],
-                to_the_end("e").to_vec(),
+                add("exit 3"),
                 vec![
                     exec("f", "exit 4"),
                     Step::Start("f"),

@@ -1,6 +1,6 @@
 //! Signals by number, to init and to added processes, handled, ignored and by default, and at odd times.
 
-use crate::compare::row::{INIT, Row, Step, add, create, exec, row, run, shared};
+use crate::compare::row::{INIT, Row, Step, add, create, exec, life, row, run, shared};
 
 const GROUP: &str = "signals";
 
@@ -223,20 +223,18 @@ fn exec_rows() -> Vec<Row> {
         shared(
             GROUP,
             "twice to an exec",
-            [
+            life(
                 exec(
                     "e",
                     "trap 'echo got; n=$((n+1)); [ $n = 2 ] && exit 7' TERM; echo ready; while :; do :; done",
                 ),
-                Step::Start("e"),
-                Step::Expect("e", "ready"),
-                Step::Kill("e", TERM),
-                Step::Expect("e", "got"),
-                Step::Kill("e", TERM),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [
+                    Step::Expect("e", "ready"),
+                    Step::Kill("e", TERM),
+                    Step::Expect("e", "got"),
+                    Step::Kill("e", TERM),
+                ],
+            ),
         ),
         shared(
             GROUP,

@@ -1,7 +1,9 @@
 //! What goes in and comes out, byte for byte, whoever is slow, early or gone.
 
 use crate::compare::{
-    row::{INIT, Row, Step, add, create, create_with, exec, exec_with, row, run, shared, steps, to_the_end},
+    row::{
+        INIT, Row, Step, add, create, create_with, exec, exec_with, life, row, run, shared, steps, to_the_end,
+    },
     streams::Wiring,
 };
 
@@ -22,16 +24,7 @@ fn of_inits() -> Vec<Row> {
         row(
             GROUP,
             "a mebibyte through cat",
-            [
-                create("cat"),
-                Step::Start(INIT),
-                Step::Write(INIT, mebibyte()),
-                Step::EndInput(INIT),
-                Step::CloseIo(INIT),
-                Step::Wait(INIT),
-                Step::Output(INIT),
-                Step::Delete(INIT),
-            ],
+            life(create("cat"), [Step::Write(INIT, mebibyte()), Step::EndInput(INIT), Step::CloseIo(INIT)]),
         )
         .quick(),
         row(
@@ -47,48 +40,37 @@ fn of_inits() -> Vec<Row> {
                 to_the_end(INIT).to_vec(),
             ]),
         ),
-        row(
-            GROUP,
-            "empty input",
-            steps([
-                vec![create("wc -c"), Step::Start(INIT), Step::EndInput(INIT), Step::CloseIo(INIT)],
-                vec![Step::Wait(INIT), Step::Output(INIT), Step::Delete(INIT)],
-            ]),
-        ),
+        row(GROUP, "empty input", life(create("wc -c"), [Step::EndInput(INIT), Step::CloseIo(INIT)])),
         row(
             GROUP,
             "input ended by CloseIO",
-            [
+            life(
                 create("cat; echo end"),
-                Step::Start(INIT),
-                Step::Write(INIT, b"some\n".to_vec()),
-                Step::Expect(INIT, "some"),
-                Step::EndInput(INIT),
-                Step::CloseIo(INIT),
-                Step::Wait(INIT),
-                Step::Output(INIT),
-                Step::Delete(INIT),
-            ],
+                [
+                    Step::Write(INIT, b"some\n".to_vec()),
+                    Step::Expect(INIT, "some"),
+                    Step::EndInput(INIT),
+                    Step::CloseIo(INIT),
+                ],
+            ),
         )
         .quick(),
         row(
             GROUP,
             "a second client of the input",
-            [
+            life(
                 create("while read x; do echo \"<$x>\"; done; echo end"),
-                Step::Start(INIT),
-                Step::Write(INIT, b"one\n".to_vec()),
-                Step::Expect(INIT, "<one>"),
-                Step::EndInput(INIT),
-                Step::BeginInput(INIT),
-                Step::Write(INIT, b"two\n".to_vec()),
-                Step::Expect(INIT, "<two>"),
-                Step::EndInput(INIT),
-                Step::CloseIo(INIT),
-                Step::Wait(INIT),
-                Step::Output(INIT),
-                Step::Delete(INIT),
-            ],
+                [
+                    Step::Write(INIT, b"one\n".to_vec()),
+                    Step::Expect(INIT, "<one>"),
+                    Step::EndInput(INIT),
+                    Step::BeginInput(INIT),
+                    Step::Write(INIT, b"two\n".to_vec()),
+                    Step::Expect(INIT, "<two>"),
+                    Step::EndInput(INIT),
+                    Step::CloseIo(INIT),
+                ],
+            ),
         ),
         row(GROUP, "exit right after a mebibyte", run("head -c 1048576 /dev/zero | tr '\\0' x; exit 3")),
         row(
@@ -102,7 +84,7 @@ fn of_inits() -> Vec<Row> {
         row(
             GROUP,
             "no input, yet a reader of it",
-            steps([vec![create_with("cat; echo end $?", Wiring::OutputOnly, [])], to_the_end(INIT).to_vec()]),
+            life(create_with("cat; echo end $?", Wiring::OutputOnly, []), []),
         ),
         row(GROUP, "an end with children that hold the outputs", run("sleep 1000 & echo out; exit 3")),
     ]
@@ -115,43 +97,27 @@ fn of_execs() -> Vec<Row> {
         shared(
             GROUP,
             "all bytes in and out",
-            [
+            life(
                 exec("e", "cat"),
-                Step::Start("e"),
-                Step::Write("e", (0..=255).collect()),
-                Step::EndInput("e"),
-                Step::CloseIo("e"),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [Step::Write("e", (0..=255).collect()), Step::EndInput("e"), Step::CloseIo("e")],
+            ),
         )
         .quick(),
         shared(
             GROUP,
             "a reader that is slow",
-            [
+            life(
                 held("head -c 1048576 /dev/zero | tr '\\0' y; echo all >&2"),
-                Step::Start("e"),
-                Step::State("e"),
-                Step::Release("e"),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [Step::State("e"), Step::Release("e")],
+            ),
         ),
         shared(
             GROUP,
             "a reader that begins after the exit",
-            [
+            life(
                 held("echo small; echo errors >&2; exit 3"),
-                Step::Start("e"),
-                Step::Until("e", "stopped"),
-                Step::Release("e"),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [Step::Until("e", "stopped"), Step::Release("e")],
+            ),
         ),
         shared(
             GROUP,
@@ -185,33 +151,25 @@ fn of_execs() -> Vec<Row> {
         shared(
             GROUP,
             "input in turns",
-            [
+            life(
                 exec("e", "while read x; do echo \"<$x>\"; done; echo end"),
-                Step::Start("e"),
-                Step::Write("e", b"one\n".to_vec()),
-                Step::Expect("e", "<one>"),
-                Step::Write("e", b"two\n".to_vec()),
-                Step::Expect("e", "<two>"),
-                Step::EndInput("e"),
-                Step::CloseIo("e"),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [
+                    Step::Write("e", b"one\n".to_vec()),
+                    Step::Expect("e", "<one>"),
+                    Step::Write("e", b"two\n".to_vec()),
+                    Step::Expect("e", "<two>"),
+                    Step::EndInput("e"),
+                    Step::CloseIo("e"),
+                ],
+            ),
         ),
         shared(
             GROUP,
             "a process that closes its outputs and lives on",
-            [
+            life(
                 exec("e", "echo bye; exec >&- 2>&-; read x; exit 3"),
-                Step::Start("e"),
-                Step::Expect("e", "bye"),
-                Step::State("e"),
-                Step::Write("e", b"\n".to_vec()),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-            ],
+                [Step::Expect("e", "bye"), Step::State("e"), Step::Write("e", b"\n".to_vec())],
+            ),
         ),
         shared(
             GROUP,

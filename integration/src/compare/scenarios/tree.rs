@@ -1,6 +1,6 @@
 //! Children: whose they become, who reaps them, and what is left of them.
 
-use crate::compare::row::{INIT, Row, Step, add, create, exec, row, run, shared, steps, to_the_end};
+use crate::compare::row::{INIT, Row, Step, add, create, exec, life, row, run, running, shared, steps};
 
 const GROUP: &str = "tree";
 
@@ -16,25 +16,23 @@ pub fn rows() -> Vec<Row> {
         row(
             GROUP,
             "an exec's orphan becomes init's",
-            [
+            life(
                 create("mkfifo /a /b; echo ready; read p </b; echo parent $p; exit 3"),
-                Step::Start(INIT),
-                Step::Expect(INIT, "ready"),
-                exec(
-                    "e",
-                    "(read x </a; read l </proc/self/stat; set -- $l; echo $4 >/b) >/dev/null 2>&1 & exit 4",
-                ),
-                Step::Start("e"),
-                Step::Wait("e"),
-                Step::Output("e"),
-                Step::Delete("e"),
-                exec("f", "echo go >/a"),
-                Step::Start("f"),
-                Step::Wait("f"),
-                Step::Wait(INIT),
-                Step::Output(INIT),
-                Step::Delete(INIT),
-            ],
+                [
+                    Step::Expect(INIT, "ready"),
+                    exec(
+                        "e",
+                        "(read x </a; read l </proc/self/stat; set -- $l; echo $4 >/b) >/dev/null 2>&1 & exit 4",
+                    ),
+                    Step::Start("e"),
+                    Step::Wait("e"),
+                    Step::Output("e"),
+                    Step::Delete("e"),
+                    exec("f", "echo go >/a"),
+                    Step::Start("f"),
+                    Step::Wait("f"),
+                ],
+            ),
         ),
         row(
             GROUP,
@@ -62,29 +60,20 @@ pub fn rows() -> Vec<Row> {
         row(
             GROUP,
             "children end with init",
-            steps([
-                vec![
-                    create(
-                        "trap '' TERM HUP; sleep 1000 & sh -c 'sleep 1000 & sleep 1000' & echo ready; read x; exit 3",
-                    ),
-                    Step::Start(INIT),
-                    Step::Expect(INIT, "ready"),
-                    Step::Write(INIT, b"\n".to_vec()),
-                ],
-                vec![Step::Wait(INIT), Step::Output(INIT), Step::Delete(INIT)],
-            ]),
+            life(
+                create(
+                    "trap '' TERM HUP; sleep 1000 & sh -c 'sleep 1000 & sleep 1000' & echo ready; read x; exit 3",
+                ),
+                [Step::Expect(INIT, "ready"), Step::Write(INIT, b"\n".to_vec())],
+            ),
         ),
         row(
             GROUP,
             "an exec outlives its own children",
             steps([
-                vec![
-                    create("echo ready; read x"),
-                    Step::Start(INIT),
-                    Step::Expect(INIT, "ready"),
-                    exec("e", "sleep 0.1 & exit 3"),
-                ],
-                to_the_end("e").to_vec(),
+                running("echo ready; read x").to_vec(),
+                vec![Step::Expect(INIT, "ready")],
+                add("sleep 0.1 & exit 3"),
             ]),
         ),
         shared(GROUP, "a deep tree", add("f() { [ $1 = 0 ] && exit 7; (f $(($1-1))); exit $?; }; f 15")),

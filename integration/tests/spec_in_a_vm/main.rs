@@ -1,0 +1,9 @@
+//! The OCI spec in a real VM: each field of the runtime spec, seen from within the container. docs/oci-spec.md names these
+//! tests field by field.
+
+mod bench;
+mod confinement;
+mod hooks;
+mod mounts;
+mod process;
+mod resources;
