@@ -6,9 +6,13 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use protocols::agent::{CreateContainerRequest, CreateSandboxRequest};
+use protocols::{
+    agent::{CreateContainerRequest, CreateSandboxRequest},
+    guest::{ANNOTATION_CONTAINER_TYPE, CONTAINER_TYPE_POD_CONTAINER},
+};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, watch},
     task::spawn_blocking,
@@ -32,6 +36,8 @@ pub struct GuestConfig {
     pub bundles: PathBuf,
     /// Bytes of the pipes of standard streams; 0 leaves the kernel's default.
     pub pipe_size: u32,
+    /// For a network card to appear that the host speaks of.
+    pub hotplug_timeout: Duration,
 }
 
 /// The guest of one sandbox.
@@ -44,6 +50,8 @@ pub struct Guest {
     sandbox: Mutex<Option<Sandbox>>,
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// Held while a process namespace for sharing is made.
+    making_pids: AsyncMutex<()>,
     finished: watch::Sender<bool>,
     oom_sender: mpsc::Sender<OomKill>,
     oom_kills: AsyncMutex<mpsc::Receiver<OomKill>>,
@@ -52,7 +60,7 @@ pub struct Guest {
 #[derive(Clone)]
 struct Sandbox {
     shared: Option<SharedNamespaces>,
-    /// The first container's process namespace, which others may join.
+    /// The process namespace that containers may join: that of the pod's own container, or one without any.
     pid_namespace: Option<PathBuf>,
 }
 
@@ -70,9 +78,10 @@ impl Guest {
             bundles: config.bundles,
             pipe_size: config.pipe_size,
             storages: Storages::new(mounting),
-            network: Network::new(bus),
+            network: Network::new(bus, config.hotplug_timeout),
             sandbox: Mutex::default(),
             containers: Mutex::default(),
+            making_pids: AsyncMutex::default(),
             finished: watch::Sender::new(false),
         }
     }
@@ -162,10 +171,10 @@ impl Guest {
         let pid_namespace = match (request.sandbox_pidns, sandbox.pid_namespace) {
             (false, _) => None,
             (true, Some(path)) => Some(path),
-            // The first container is the one that others join.
-            (true, None) if lock(&self.containers).len() == 1 => None,
-            (true, None) => return Err(Error::internal("Sandbox does not have sandbox_pidns")),
+            (true, None) => self.shared_pids().await?,
         };
+        let is_member = spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION_CONTAINER_TYPE)).map(String::as_str)
+            == Some(CONTAINER_TYPE_POD_CONTAINER);
         let storages = self.storages.add(&request.storages)?;
         let around = Surroundings { shared: sandbox.shared, pid_namespace, pipe_size: self.pipe_size };
         let (id, bundle) = (&request.container_id, self.bundles.join(&request.container_id));
@@ -173,14 +182,36 @@ impl Guest {
             Container::create(id, bundle, spec, self.isolation.clone(), around, storages.clone()).await;
         match &made {
             Ok(container) => {
-                if let Some(sandbox) = lock(&self.sandbox).as_mut() {
-                    let pid = container.init_pid();
-                    sandbox.pid_namespace.get_or_insert_with(|| format!("/proc/{pid}/ns/pid").into());
+                if let Some(sandbox) = lock(&self.sandbox).as_mut()
+                    && !is_member
+                {
+                    sandbox.pid_namespace.get_or_insert_with(|| pid_namespace_of(container.init_pid()));
                 }
             }
             Err(_) => self.storages.release(&storages),
         }
         made
+    }
+
+    /// The namespace to join where no sandbox's container has made one. A pod whose processes are shared gets one that
+    /// lasts; but if there is one container, with processes of its own, then it is this one's that are to be seen, as
+    /// by an ephemeral container with a target.
+    async fn shared_pids(&self) -> Result<Option<PathBuf>> {
+        let Isolation::Full(launcher) = &*self.isolation else { return Ok(None) };
+        let others: Vec<_> = lock(&self.containers).values().flatten().cloned().collect();
+        if let [target] = &others[..] {
+            return Ok(Some(pid_namespace_of(target.init_pid())));
+        }
+        let _one = self.making_pids.lock().await;
+        let known = lock(&self.sandbox).as_ref().and_then(|sandbox| sandbox.pid_namespace.clone());
+        if known.is_some() {
+            return Ok(known);
+        }
+        let path = pid_namespace_of(launcher.hold_pids().await?);
+        if let Some(sandbox) = lock(&self.sandbox).as_mut() {
+            sandbox.pid_namespace = Some(path.clone());
+        }
+        Ok(Some(path))
     }
 
     /// Runs the container's init.
@@ -222,6 +253,10 @@ impl Guest {
         containers.insert(id.to_owned(), None);
         Ok(())
     }
+}
+
+fn pid_namespace_of(pid: i32) -> PathBuf {
+    format!("/proc/{pid}/ns/pid").into()
 }
 
 /// Ids become file names.

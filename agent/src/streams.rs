@@ -3,10 +3,10 @@
 use std::io;
 
 use protocols::guest::{STREAM_FRAME, STREAM_HELLO};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, split};
 
 use crate::{
-    channel::line::read_line,
+    channel::line::{LINE_LIMIT, read_line},
     error::{Error, Result},
     guest::Guest,
     process::{Output, Process},
@@ -20,8 +20,9 @@ const BLOCK: usize = 64 << 10;
 /// Serves the stream that the first line of `connection` names, to its end.
 pub async fn serve(
     guest: &Guest,
-    mut connection: impl AsyncRead + AsyncWrite + Unpin + Send,
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send,
 ) -> io::Result<()> {
+    let mut connection = BufReader::with_capacity(LINE_LIMIT, connection);
     let line = read_line(&mut connection).await?;
     let (stream, container, exec) = parse(&line).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("{line:?} names no stream of a process"))

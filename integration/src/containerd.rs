@@ -30,6 +30,8 @@ pub struct Containerd {
     dir: TempDir,
     process: Child,
     programs: Option<PathBuf>,
+    /// The network namespace that plays the host.
+    host: Option<String>,
     namespace: String,
     env: Environment,
 }
@@ -51,23 +53,36 @@ impl Finished {
 impl Containerd {
     /// Starts the containerd on `PATH`, or the one in `programs`, and imports the image.
     pub fn start(env: &Environment, programs: Option<PathBuf>) -> Self {
+        Self::start_with(env, programs, None, |_| String::new())
+    }
+
+    /// The same with `more` of its configuration, which is given the folder of it all. With the network namespace of
+    /// that name it serves CRI in it, whose containers are all in containerd's namespace `k8s.io`.
+    pub fn start_with(
+        env: &Environment,
+        programs: Option<PathBuf>,
+        host: Option<String>,
+        more: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let dir =
             tempfile::Builder::new().prefix("kt.").tempdir_in("/run").expect("make a folder below /run");
         let config = dir.path().join("config.toml");
         let path = dir.path().display();
+        let cri = if host.is_some() { "" } else { "\"io.containerd.grpc.v1.cri\", " };
+        let more = more(dir.path());
         fs::write(
             &config,
             format!(
                 "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
-                 disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+                 disabled_plugins = [{cri}\"io.containerd.snapshotter.v1.btrfs\", \
                  \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\"]\n\
-                 [grpc]\naddress = \"{path}/c.sock\"\n[debug]\nlevel = \"debug\"\n"
+                 [grpc]\naddress = \"{path}/c.sock\"\n[debug]\nlevel = \"debug\"\n{more}"
             ),
         )
         .expect("write the configuration");
-        let process = launch(dir.path(), programs.as_deref(), env);
-        let namespace = format!("kt{}", process.id());
-        let containerd = Self { dir, process, programs, namespace, env: env.clone() };
+        let process = launch(dir.path(), programs.as_deref(), host.as_deref(), env);
+        let namespace = if host.is_some() { "k8s.io".into() } else { format!("kt{}", process.id()) };
+        let containerd = Self { dir, process, programs, host, namespace, env: env.clone() };
         containerd.wait_for("containerd to answer", || containerd.ctr(["version"]).code == 0);
         let image = containerd.env.image();
         let imported = containerd.ctr(["images", "import", &image.display().to_string()]);
@@ -82,12 +97,18 @@ impl Containerd {
         self.process.wait().expect("wait for containerd");
     }
 
-    /// Starts it again after [`Self::stop`], with `more` in its configuration.
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("containerd runs");
+        self.process.wait().expect("wait for containerd");
+    }
+
+    /// Starts it again after [`Self::stop`] or [`Self::kill`], with `more` in its configuration.
     pub fn start_again(&mut self, more: &str) {
         let config = self.dir.path().join("config.toml");
         let text = fs::read_to_string(&config).expect("read the configuration");
         fs::write(&config, text + more).expect("write the configuration");
-        self.process = launch(self.dir.path(), self.programs.as_deref(), &self.env);
+        self.process = launch(self.dir.path(), self.programs.as_deref(), self.host.as_deref(), &self.env);
         self.wait_for("containerd to answer again", || self.ctr(["version"]).code == 0);
     }
 
@@ -204,17 +225,7 @@ impl Containerd {
 
     /// What is left on the host of a sandbox of ours.
     pub fn remains(&self, id: &str) -> Vec<String> {
-        let mut remains: Vec<String> = ["/run/vc/sbs", "/run/vc/vm", "/run/kata-containers/shared/sandboxes"]
-            .iter()
-            .map(|dir| format!("{dir}/{id}"))
-            .filter(|path| Path::new(path).exists())
-            .collect();
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
-        remains.extend(mounts.lines().filter(|line| line.contains(id)).map(str::to_owned));
-        remains.extend(
-            processes().into_iter().filter(|(_, line)| line.contains(id) && is_ours(line)).map(|(_, l)| l),
-        );
-        remains
+        remains(id, Path::new("/proc/self/mounts"))
     }
 
     /// Asserts that nothing is left of a sandbox, after a moment for what ends by itself.
@@ -228,15 +239,23 @@ impl Containerd {
 }
 
 /// Runs containerd with the configuration in `dir`.
-fn launch(dir: &Path, programs: Option<&Path>, env: &Environment) -> Child {
+fn launch(dir: &Path, programs: Option<&Path>, host: Option<&str>, env: &Environment) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("open the log");
     let program = programs.map_or("containerd".into(), |dir| dir.join("containerd"));
+    let mut command = match host {
+        None => Command::new(program),
+        Some(host) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{host}")).arg(program);
+            command
+        }
+    };
     let search = format!(
         "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         env.programs().display(),
         programs.unwrap_or(Path::new("/usr/bin")).display()
     );
-    Command::new(program)
+    command
         .arg("--config")
         .arg(dir.join("config.toml"))
         .env("PATH", search)
@@ -276,6 +295,20 @@ impl Drop for Containerd {
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
         let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
     }
+}
+
+/// What is left on the host of a sandbox of ours, with the mounts in that file of procfs.
+pub fn remains(id: &str, mounts: &Path) -> Vec<String> {
+    let mut remains: Vec<String> = ["/run/vc/sbs", "/run/vc/vm", "/run/kata-containers/shared/sandboxes"]
+        .iter()
+        .map(|dir| format!("{dir}/{id}"))
+        .filter(|path| Path::new(path).exists())
+        .collect();
+    let mounts = fs::read_to_string(mounts).expect("read the mounts");
+    remains.extend(mounts.lines().filter(|line| line.contains(id)).map(str::to_owned));
+    let processes = processes().into_iter().map(|(_, line)| line);
+    remains.extend(processes.filter(|line| line.contains(id) && is_ours(line)));
+    remains
 }
 
 /// Whether a command line is one of the programs that stand around a VM.

@@ -33,7 +33,7 @@ impl Environment {
     }
 
     pub fn image(&self) -> PathBuf {
-        self.file("images/busybox.tar")
+        self.file("images/small.tar")
     }
 
     /// The configuration for this machine, with every path filled in.
@@ -84,13 +84,23 @@ impl Environment {
 
     /// The folder with `containerd` and `ctr` of another release, if the machine's mirror had it.
     pub fn containerd(&self, release: &str) -> Option<PathBuf> {
-        let bin = self.root.join(format!("counterparts/containerd-{release}/usr/bin"));
-        if !bin.join("containerd").exists() {
-            assert!(env::var_os("CI").is_none(), "{} is missing", bin.display());
-            eprintln!("skipped: {} is missing", bin.display());
+        Some(self.counterpart(&format!("containerd-{release}"), "bin/containerd")?.join("usr/bin"))
+    }
+
+    /// The folder in which a release of Docker was unpacked, if the machine's mirror had it.
+    pub fn docker(&self, release: &str) -> Option<PathBuf> {
+        self.counterpart(&format!("docker-{release}"), "sbin/dockerd")
+    }
+
+    fn counterpart(&self, name: &str, program: &str) -> Option<PathBuf> {
+        let tree = self.root.join("counterparts").join(name);
+        let program = tree.join("usr").join(program);
+        if !program.exists() {
+            assert!(env::var_os("CI").is_none(), "{} is missing", program.display());
+            eprintln!("skipped: {} is missing", program.display());
             return None;
         }
-        Some(bin)
+        Some(tree)
     }
 
     /// The vhost-user-vsock program.

@@ -112,6 +112,25 @@ impl Bundle {
         let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
         namespaces.iter().find(|namespace| namespace.typ() == kind).map(|namespace| namespace.path().clone())
     }
+
+    /// Whether this is a pod's own container with nothing to do: it would only wait for its end, as the VM does. One with
+    /// settings for the pod has them made by a process.
+    pub fn only_waits(&self) -> bool {
+        let args = self.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default();
+        let pauses = matches!(args, [program] if Path::new(program).file_name() == Some("pause".as_ref()));
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        let in_guest = self.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+        self.role == Role::PodSandbox
+            && pauses
+            && sysctls.is_none_or(|sysctls| sysctls.is_empty())
+            && in_guest.is_none_or(Vec::is_empty)
+    }
+
+    /// Whether the container comes with settings for the network, which may be about an interface.
+    pub fn sets_network(&self) -> bool {
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        sysctls.is_some_and(|sysctls| sysctls.keys().any(|key| key.starts_with("net")))
+    }
 }
 
 /// Reads the OCI process that an engine adds to a container.

@@ -23,6 +23,9 @@ const NEWS_OF_DEATH: Duration = Duration::from_secs(5);
 const STRAGGLERS: Duration = Duration::from_millis(500);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
+const SIGINT: u32 = 2;
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
 /// In seconds.
 const YEAR_1_TO_1970: u64 = 62_135_596_800;
 
@@ -60,9 +63,11 @@ enum Input {
     Closed,
 }
 
-/// A process in the guest.
+/// A process in the guest; or, of a pod's own container, none at all.
 pub struct Process {
     guest: GuestProcess,
+    /// Of what only waits, and is in no guest: the code of its end, once there is one.
+    waiting: Option<watch::Sender<Option<u32>>>,
     stdio: Stdio,
     agent: Arc<AgentClient>,
     status: Mutex<Status>,
@@ -81,6 +86,11 @@ impl Process {
         Self::new(agent, GuestProcess::init(container), stdio, None)
     }
 
+    /// What stands for an init that only waits for a signal to end it. The guest knows nothing of it.
+    pub(crate) fn waiting(agent: Arc<AgentClient>, container: &str, stdio: Stdio) -> Self {
+        Self { waiting: Some(watch::Sender::new(None)), ..Self::init(agent, container, stdio) }
+    }
+
     /// An exec, which the guest knows nothing of before its start.
     pub(crate) fn exec(
         agent: Arc<AgentClient>,
@@ -95,6 +105,7 @@ impl Process {
     fn new(agent: Arc<AgentClient>, guest: GuestProcess, stdio: Stdio, spec: Option<oci::Process>) -> Self {
         Self {
             guest,
+            waiting: None,
             stdio,
             agent,
             status: Mutex::new(Status::Created),
@@ -118,6 +129,10 @@ impl Process {
         &self.stdio
     }
 
+    pub(crate) fn is_in_guest(&self) -> bool {
+        self.waiting.is_none()
+    }
+
     /// Waits for its end, however long that takes.
     pub async fn wait(&self) -> Result<Exit> {
         let mut exit = self.exit.subscribe();
@@ -128,14 +143,27 @@ impl Process {
 
     /// [`crate::error::ErrorKind::NotFound`] when it has ended, FailedPrecondition when it does not run yet.
     pub async fn kill(&self, signal: u32) -> Result<()> {
-        self.check_alive()?;
-        self.agent.signal(&self.guest, signal, SignalScope::One).await
+        self.signal(signal, SignalScope::One).await
     }
 
     /// Sends `signal` to every process of the container, if it is SIGKILL; any other reaches the init alone.
     pub(crate) async fn kill_all(&self, signal: u32) -> Result<()> {
+        self.signal(signal, SignalScope::All).await
+    }
+
+    async fn signal(&self, signal: u32, scope: SignalScope) -> Result<()> {
         self.check_alive()?;
-        self.agent.signal(&self.guest, signal, SignalScope::All).await
+        let Some(waiting) = &self.waiting else {
+            return self.agent.signal(&self.guest, signal, scope).await;
+        };
+        // Kubernetes' pause ends in order on the second two, and being a first process hears no others.
+        let code = match signal {
+            SIGKILL => 128 + SIGKILL,
+            SIGINT | SIGTERM if self.status() == Status::Running => 0,
+            _ => return Ok(()),
+        };
+        waiting.send_if_modified(|end| end.is_none() && end.replace(code).is_none());
+        Ok(())
     }
 
     fn check_alive(&self) -> Result<()> {
@@ -152,7 +180,7 @@ impl Process {
             // runc lets the terminal of an init be resized for ever.
             Status::Stopped if self.spec.is_none() => Ok(()),
             Status::Stopped => Err(Error::wrong_state("cannot resize a stopped container")),
-            _ if !self.stdio.terminal => Ok(()),
+            _ if !self.stdio.terminal || !self.is_in_guest() => Ok(()),
             Status::Created if self.spec.is_some() => {
                 *lock(&self.size) = Some((width, height));
                 Ok(())
@@ -185,6 +213,9 @@ impl Process {
     /// From now on it runs: applies a remembered size.
     pub(crate) async fn mark_running(&self) {
         self.change(Status::Created, Status::Running);
+        if !self.is_in_guest() {
+            return;
+        }
         let size = lock(&self.size).take();
         if let Some((width, height)) = size
             && let Err(error) = self.agent.resize(&self.guest, width, height).await
@@ -195,6 +226,9 @@ impl Process {
 
     /// Connects its streams.
     pub(crate) async fn attach(&self, mut streams: HostStreams) {
+        if !self.is_in_guest() {
+            return; // Readers find the end at once.
+        }
         {
             let mut input = lock(&self.input);
             if let Input::Open(keeper) = &mut *input {
@@ -208,6 +242,11 @@ impl Process {
 
     /// Waits for its end in the guest and for its output; a guest that is gone gives 255. Does not record it.
     pub(crate) async fn ended(&self) -> GuestExit {
+        if let Some(waiting) = &self.waiting {
+            let mut end = waiting.subscribe();
+            let code = end.wait_for(Option::is_some).await.ok().and_then(|code| *code);
+            return GuestExit { code: code.unwrap_or(UNKNOWN_EXIT), oom_kills: 0 };
+        }
         // An agent that gives output only by calls may forget a process once it was waited for, so its output is read
         // first; unless nobody on the host takes it, for then the process may sit before a full pipe, or be long dead.
         if !self.agent.serves_streams()

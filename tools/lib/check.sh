@@ -10,6 +10,7 @@ dev_check() {
             ;;
     esac
     local faults=0
+    install_missing missing_compilers
     check_step "formatting" cargo fmt --all --check
     check_step "lints" run_cargo clippy --workspace --all-targets --locked -- -D warnings
     run_cargo build --release -p tools

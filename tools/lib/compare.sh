@@ -29,6 +29,7 @@ dev_compare() {
     done
     set_up
     leave_no_dirs
+    install_missing missing_compilers
     run_cargo build -p integration --bin compare
     # In a session of its own: a key that interrupts must not end its containerd before what runs under it.
     KATA_TEST_ENV=$dev KATA_TEST_BIN=$target/release setsid "$target/debug/compare" "${options[@]}" &

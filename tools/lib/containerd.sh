@@ -77,10 +77,10 @@ provide_image() {
     local source=$1 archive
     if [ -z "$source" ]; then
         local known=$dev/containerd/imported
-        if [ "$(cat "$known" 2>/dev/null)" != "$(sha256sum <"$dev/images/busybox.tar")" ] ||
+        if [ "$(cat "$known" 2>/dev/null)" != "$(sha256sum <"$dev/images/small.tar")" ] ||
             [ -z "$(private_ctr images ls -q | grep -xF "$image")" ]; then
-            private_ctr images import "$dev/images/busybox.tar" >/dev/null
-            sha256sum <"$dev/images/busybox.tar" >"$known"
+            private_ctr images import "$dev/images/small.tar" >/dev/null
+            sha256sum <"$dev/images/small.tar" >"$known"
         fi
         return
     fi

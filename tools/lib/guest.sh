@@ -77,9 +77,9 @@ make_initrd() {
 }
 
 make_image() {
-    local out=$dev/images/busybox.tar
+    local out=$dev/images/small.tar
     if [ ! -f "$out" ]; then
-        say "make the busybox image"
+        say "make the images"
         mkdir -p "$dev/images"
         kata_dev busybox-image --busybox "$(find_static_busybox)" "$out.new"
         mv "$out.new" "$out"

@@ -58,18 +58,35 @@ missing_packages() {
     fi
 }
 
+# What the crate `integration` is built with.
+missing_compilers() {
+    command -v protoc >/dev/null || echo protobuf-compiler
+}
+
+# What only the tests want: real counterparts.
+missing_counterparts() {
+    [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || echo containernetworking-plugins
+    # Which those call.
+    command -v iptables >/dev/null || echo iptables
+}
+
 install_packages() {
+    install_missing missing_packages
+    [ -n "$(find_virtiofsd)" ] || die "no virtiofsd was found or could be installed"
+}
+
+# What the function names that is called LISTER.
+install_missing() {
+    local lister=$1 wanted
     mkdir -p "$dev"
-    local wanted
-    wanted=$(missing_packages | tr '\n' ' ')
+    wanted=$($lister | tr '\n' ' ')
     if [ -n "${wanted// /}" ]; then
         refresh_lists
-        wanted=$(missing_packages | tr '\n' ' ')
+        wanted=$($lister | tr '\n' ' ')
         say "install from the distribution: $wanted"
         # shellcheck disable=SC2086
         apt_install $wanted
     fi
-    [ -n "$(find_virtiofsd)" ] || die "no virtiofsd was found or could be installed"
 }
 
 # Installs without starting services, which an administrator may not want, and without removing anything.

@@ -1,4 +1,4 @@
-//! A small OCI image of a static busybox, as an archive that `ctr images import` takes. Deterministic.
+//! Small OCI images of a static busybox, as one archive that `ctr images import` takes. Deterministic.
 //!
 //! Contract: the OCI image spec's layout, manifest and config; `tar`'s ustar format by the system's program.
 
@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const NAME: &str = "docker.io/library/kata-busybox:latest";
+/// What CRI runs beside a pod's containers: it sleeps.
+const PAUSE_NAME: &str = "docker.io/library/kata-pause:latest";
 
-/// Writes the image's archive.
+const SEARCH_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Writes the images' archive.
 pub fn make(busybox: &Path, out: &Path) -> Result<()> {
     let work = out.with_extension("work");
     let _ = fs::remove_dir_all(&work); // Left by a run that was broken off.
@@ -31,27 +35,35 @@ fn make_in(work: &Path, busybox: &Path, out: &Path) -> Result<()> {
     let layer = work.join("layer.tar");
     tar(&root, &layer)?;
     let layer = add_blob(&layout, &fs::read(layer)?)?;
+    let shell = add_image(&layout, NAME, &layer, json!({"Cmd": ["sh"], "Env": [SEARCH_PATH]}))?;
+    let pause = json!({"Entrypoint": ["/pause"], "Env": [SEARCH_PATH]});
+    let pause = add_image(&layout, PAUSE_NAME, &layer, pause)?;
+    let index = json!({"schemaVersion": 2, "manifests": [shell, pause]});
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    tar(&layout, out)
+}
+
+/// Adds an image of one layer; returns its entry in the index.
+fn add_image(layout: &Path, name: &str, layer: &Blob, config: Value) -> Result<Value> {
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
     });
-    let config = add_blob(&layout, &serde_json::to_vec(&config)?)?;
+    let config = add_blob(layout, &serde_json::to_vec(&config)?)?;
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config.described("application/vnd.oci.image.config.v1+json"),
         "layers": [layer.described("application/vnd.oci.image.layer.v1.tar")],
     });
-    let mut entry = add_blob(&layout, &serde_json::to_vec(&manifest)?)?
+    let mut entry = add_blob(layout, &serde_json::to_vec(&manifest)?)?
         .described("application/vnd.oci.image.manifest.v1+json");
     entry["annotations"] =
-        json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": "latest"});
-    let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    tar(&layout, out)
+        json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"});
+    Ok(entry)
 }
 
 fn fill_root(root: &Path, busybox: &Path) -> Result<()> {
@@ -65,6 +77,9 @@ fn fill_root(root: &Path, busybox: &Path) -> Result<()> {
     for applet in String::from_utf8(listed.stdout)?.lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
+    let pause = root.join("pause");
+    fs::write(&pause, "#!/bin/sh\ntrap 'exit 0' INT TERM\nwhile :; do sleep 2147483647 & wait; done\n")?;
+    fs::set_permissions(&pause, fs::Permissions::from_mode(0o755))?;
     fs::write(
         root.join("etc/passwd"),
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

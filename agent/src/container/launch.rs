@@ -77,6 +77,14 @@ impl Launcher {
         self.ask(&Request::Start { id: id.into() }, &[]).await.map(drop)
     }
 
+    /// Makes a process namespace for containers to join, which lasts as long as the guest; returns its first process.
+    pub async fn hold_pids(&self) -> Result<i32> {
+        match self.ask(&Request::HoldPids, &[]).await? {
+            Answer::Started { pid } => Ok(pid),
+            Answer::Done | Answer::Failed { .. } => Err(Error::internal("the launcher named no process")),
+        }
+    }
+
     async fn launch(
         &self,
         request: impl FnOnce(Option<PathBuf>) -> Request,
@@ -124,11 +132,11 @@ impl Launcher {
         drop(reply);
         let answer = pipe::Receiver::from_owned_fd(answer.into()).context("read the answer's pipe")?;
         let mut line = String::new();
-        let read = BufReader::new(answer.take(ANSWER_LIMIT)).read_line(&mut line).await;
-        let read = timeout(DEADLINE, async { read })
+        let mut answer = BufReader::new(answer.take(ANSWER_LIMIT));
+        timeout(DEADLINE, answer.read_line(&mut line))
             .await
-            .map_err(|_| Error::internal("the launcher does not answer"))?;
-        read.context("hear the launcher")?;
+            .map_err(|_| Error::internal("the launcher does not answer"))?
+            .context("hear the launcher")?;
         match serde_json::from_str(&line) {
             Ok(Answer::Failed { text }) => Err(Error::internal(text)),
             Ok(answer) => Ok(answer),

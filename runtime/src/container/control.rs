@@ -29,7 +29,9 @@ impl Container {
             return Err(Error::wrong_state(words));
         }
         self.init.change(Status::Running, Status::Pausing);
-        if let Err(error) = self.agent.pause_container(self.id.as_str()).await {
+        if self.is_in_guest()
+            && let Err(error) = self.agent.pause_container(self.id.as_str()).await
+        {
             self.init.change(Status::Pausing, Status::Running);
             return Err(error);
         }
@@ -51,7 +53,9 @@ impl Container {
         if let Some(words) = refused {
             return Err(Error::wrong_state(words));
         }
-        self.agent.resume_container(self.id.as_str()).await?;
+        if self.is_in_guest() {
+            self.agent.resume_container(self.id.as_str()).await?;
+        }
         if self.init.change(Status::Paused, Status::Running) {
             self.tell(Event::Resumed { container: self.id.to_string() });
         }
@@ -69,7 +73,9 @@ impl Container {
     /// Sets new limits in the guest.
     pub(crate) async fn update(&self, resources: &LinuxResources) -> Result<()> {
         self.check_update()?;
-        self.agent.update_container(self.id.as_str(), resources).await?;
+        if self.is_in_guest() {
+            self.agent.update_container(self.id.as_str(), resources).await?;
+        }
         let mut workload = lock(&self.workload);
         *workload = workload.updated(resources);
         Ok(())
@@ -82,6 +88,9 @@ impl Container {
 
     /// What it uses, as the guest counts.
     pub async fn stats(&self) -> Result<StatsContainerResponse> {
+        if !self.is_in_guest() {
+            return Ok(StatsContainerResponse::new());
+        }
         self.agent.stats_container(self.id.as_str()).await
     }
 
@@ -91,6 +100,9 @@ impl Container {
             return Ok(Vec::new());
         }
         let init = Listed { pid: self.pid, exec: None };
+        if !self.is_in_guest() {
+            return Ok(vec![init]);
+        }
         let Some(processes) = self.agent.list_processes(self.id.as_str()).await? else {
             // The guest's agent lists nothing, so these are the ones that were asked for.
             let execs = lock(&self.execs);

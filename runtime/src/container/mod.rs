@@ -62,8 +62,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Makes the container in the guest; its init waits for [`Self::start`]. On failure the caller releases
-    /// `storage`, which is handed back.
+    /// Makes the container in the guest; its init waits for [`Self::start`]. What it is to find there, `ready` sees to, after
+    /// the hooks. On failure the caller releases `storage`, which is handed back.
     pub(crate) async fn create(
         id: ContainerId,
         bundle: &Bundle,
@@ -71,6 +71,7 @@ impl Container {
         mut storage: Storage,
         seccomp: bool,
         owner: Owner,
+        ready: impl Future<Output = Result<()>>,
     ) -> Result<Arc<Self>, (Error, Storage)> {
         let decided = guest_spec::Decided {
             root: storage.guest_root.clone(),
@@ -80,10 +81,15 @@ impl Container {
         let hooks = HostHooks::new(&id, bundle, owner.pid, owner.hook_deadline, &owner.ledger);
         let made = async {
             let streams = stdio.open(id.as_str(), &owner.ledger).await?;
-            let request = create_request(&id, bundle, decided)?;
+            let request =
+                if bundle.only_waits() { None } else { Some(create_request(&id, bundle, decided)?) };
             let hooked = async {
                 hooks.before_create().await?;
-                owner.agent.create_container(&request).await
+                ready.await?;
+                match &request {
+                    Some(request) => owner.agent.create_container(request).await,
+                    None => Ok(()),
+                }
             };
             if let Err(error) = hooked.await {
                 hooks.after(Phase::Poststop).await;
@@ -96,7 +102,8 @@ impl Container {
             Err(error) => return Err((error, storage)),
         };
         let Owner { agent, events, ledger, pid, .. } = owner;
-        let init = Arc::new(Process::init(agent.clone(), id.as_str(), stdio));
+        let init = if bundle.only_waits() { Process::waiting } else { Process::init };
+        let init = Arc::new(init(agent.clone(), id.as_str(), stdio));
         init.attach(streams).await;
         let container = Arc::new(Self {
             id,
@@ -126,6 +133,11 @@ impl Container {
         &self.bundle
     }
 
+    /// Not so for what [`Bundle::only_waits`].
+    fn is_in_guest(&self) -> bool {
+        self.init.is_in_guest()
+    }
+
     /// Its init's.
     pub fn status(&self) -> Status {
         self.init.status()
@@ -153,7 +165,9 @@ impl Container {
             }
             Status::Stopped => return Err(Error::wrong_state("cannot start a stopped process")),
         }
-        self.agent.start_container(self.id.as_str()).await?;
+        if self.is_in_guest() {
+            self.agent.start_container(self.id.as_str()).await?;
+        }
         self.init.mark_running().await;
         // The watcher takes the same lock before it tells the end, so the end cannot overtake this.
         self.tell(Event::Started { container: self.id.to_string(), pid: self.pid });
@@ -169,6 +183,11 @@ impl Container {
                 return Err(Error::wrong_state("cannot exec in a paused state"));
             }
             Status::Stopped => return Err(Error::wrong_state("cannot exec in a stopped state")),
+        }
+        if !self.is_in_guest() {
+            return Err(Error::unimplemented(
+                "a pod's own container has no files and no processes: exec into another one of the pod",
+            ));
         }
         open_files::inherit(&mut process);
         let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio);
@@ -221,7 +240,7 @@ impl Container {
             // Nothing is left to be killed, and for runc that is no error.
             return Ok(());
         }
-        if signal == SIGKILL || self.agent.signals_all().await? {
+        if signal == SIGKILL || !self.is_in_guest() || self.agent.signals_all().await? {
             return self.init.kill_all(signal).await;
         }
         let execs: Vec<_> = lock(&self.execs).values().cloned().collect();
@@ -271,7 +290,9 @@ impl Container {
             self.init.wait().await?
         };
         self.init.detach(READER_PATIENCE).await;
-        if let Err(error) = self.agent.remove_container(self.id.as_str()).await {
+        if self.is_in_guest()
+            && let Err(error) = self.agent.remove_container(self.id.as_str()).await
+        {
             // A guest that died took the container with it.
             tracing::debug!(%error, container = %self.id, "not removed in the guest");
         }

@@ -1,7 +1,8 @@
 //! How large a VM is for what its containers ask. Pure.
 //!
 //! Kata's Go rule: the configured default is what guest and agent need, the containers' limits come on top. A VM of
-//! one container is booted at its full size; nothing has to be plugged.
+//! one container is booted at its full size; nothing has to be plugged. That of a pod grows as its containers come, or is
+//! booted at the size that the engine's marks name and keeps it, if `static_sandbox_resource_mgmt` says so.
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
@@ -16,6 +17,11 @@ const TEMPLATE_VCPUS: u32 = 16;
 /// Guest kernels take memory in blocks of this size.
 pub(crate) const MEMORY_BLOCK: MiB = MiB(128);
 
+/// What all containers of a pod are allowed together, as containerd's CRI plugin tells it: microseconds and bytes.
+const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+
 /// Of the CPU quota, where only the quota is named: the kernel's, in microseconds.
 const DEFAULT_PERIOD: f64 = 100_000.0;
 
@@ -28,13 +34,25 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// What is known when a sandbox is made: the limits of the one container that will be in it. A pod's containers come
-    /// later.
-    pub fn of_sandbox(bundle: &Bundle) -> Self {
+    /// What a sandbox begins with: the limits of the one container that will be in it. A pod's containers come later,
+    /// but one whose size is `fixed` has all at once.
+    pub fn of_sandbox(bundle: &Bundle, fixed: bool) -> Self {
         match bundle.role {
             Role::Single => Self::of(&bundle.spec),
+            Role::PodSandbox if fixed => Self::marked(&bundle.spec),
             Role::PodSandbox | Role::PodContainer { .. } => Self::default(),
         }
+    }
+
+    /// What the engine says that the pod's containers will ask for. What is no number counts for nothing.
+    fn marked(spec: &Spec) -> Self {
+        let mark = |key: &str| -> i64 {
+            let marks = spec.annotations().as_ref();
+            marks.and_then(|marks| marks.get(key)?.parse().ok()).unwrap_or(0)
+        };
+        let (quota, period) = (mark(POD_QUOTA), mark(POD_PERIOD));
+        let cpus = if quota > 0 && period > 0 { quota as f64 / period as f64 } else { 0.0 };
+        Self { cpus, memory: MiB(mark(POD_MEMORY).max(0).unsigned_abs() >> 20) }
     }
 
     /// The limits in a container's own spec; without limits, nothing.
@@ -155,6 +173,19 @@ mod tests {
         let without_slots = HypervisorConfig { memory_slots: 0, ..Default::default() };
         let template = template_size(&without_slots, 4, MiB(8192));
         assert_eq!(template.max_memory, template.memory);
+    }
+
+    #[test]
+    fn a_pods_marks_are_read_or_count_for_nothing() {
+        let marked = |quota: &str, period: &str, memory: &str| {
+            let annotations = serde_json::json!({POD_QUOTA: quota, POD_PERIOD: period, POD_MEMORY: memory});
+            let spec = serde_json::json!({"ociVersion": "1.0.2", "annotations": annotations});
+            Workload::marked(&serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!(marked("150000", "100000", "536870912"), Workload { cpus: 1.5, memory: MiB(512) });
+        assert_eq!(marked("-1", "100000", "-1"), Workload::default());
+        assert_eq!(marked("1000", "0", "lots"), Workload::default());
+        assert_eq!(Workload::marked(&Spec::default()), Workload::default());
     }
 
     #[test]

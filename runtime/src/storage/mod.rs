@@ -32,6 +32,11 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
+    /// That of a container which has nothing to read.
+    pub fn none(ledger: &Ledger) -> Self {
+        Self { guest_root: PathBuf::new(), mounts: Vec::new(), claims: Vec::new(), ledger: ledger.clone() }
+    }
+
     /// Mounts and shares everything. What was made before a failure is released. Blocks.
     pub fn prepare(
         id: &ContainerId,
@@ -40,12 +45,7 @@ impl Storage {
         share: &ShareFs,
         ledger: &Ledger,
     ) -> Result<Self> {
-        let mut storage = Self {
-            guest_root: PathBuf::new(),
-            mounts: Vec::new(),
-            claims: Vec::new(),
-            ledger: ledger.clone(),
-        };
+        let mut storage = Self::none(ledger);
         match storage.fill(id, bundle, rootfs, share) {
             Ok(()) => Ok(storage),
             Err(error) => {
