@@ -96,7 +96,12 @@ fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<
     runtime.block_on(async {
         let reaper = Reaper::start()?;
         let isolation = Isolation::Full(Launcher::new(launcher, reaper)?);
-        let config = GuestConfig { isolation, bundles: BUNDLE_DIR.into(), pipe_size: options.pipe_size };
+        let config = GuestConfig {
+            isolation,
+            bundles: BUNDLE_DIR.into(),
+            pipe_size: options.pipe_size,
+            hotplug_timeout: options.hotplug_timeout,
+        };
         let (parking, mut parked) = watch::channel(None);
         let guest = Arc::new(Guest::new(config));
         let connections = source.listen(ports::beside(options.echo_port), parking)?;

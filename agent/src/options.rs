@@ -2,8 +2,13 @@
 //!
 //! A guest that refuses to start over a mistyped word helps nobody: what is malformed is reported and its default kept.
 
+use std::time::Duration;
+
 use protocols::guest;
 use tracing::Level;
+
+/// Three times upstream's: an emulated guest may take a second.
+const HOTPLUG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the agent listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub struct Options {
     pub log_level: Level,
     /// Bytes of the pipes of standard streams; 0 leaves the kernel's default.
     pub pipe_size: u32,
+    /// For a device to appear that the host speaks of.
+    pub hotplug_timeout: Duration,
     /// Where raw streams are served, for tests and the bench of the channel.
     pub echo_port: Option<u32>,
 }
@@ -33,6 +40,7 @@ impl Default for Options {
             address: ServerAddress::Vsock { port: guest::AGENT_PORT },
             log_level: Level::INFO,
             pipe_size: 0,
+            hotplug_timeout: HOTPLUG_TIMEOUT,
             echo_port: None,
         }
     }
@@ -50,6 +58,7 @@ impl Options {
                 guest::PARAM_SERVER_ADDR => set(&mut options.address, parse_address(value)),
                 guest::PARAM_LOG_LEVEL => set(&mut options.log_level, parse_level(value)),
                 guest::PARAM_PIPE_SIZE => set(&mut options.pipe_size, value.parse().ok()),
+                guest::PARAM_HOTPLUG_TIMEOUT => set(&mut options.hotplug_timeout, parse_seconds(value)),
                 guest::PARAM_ECHO_PORT => set(&mut options.echo_port, parse_echo_port(value).map(Some)),
                 _ => {
                     faults.push(format!("{word}: not served by this agent"));
@@ -92,6 +101,10 @@ fn parse_echo_port(text: &str) -> Option<u32> {
     text.parse().ok().filter(|port| *port != guest::AGENT_PORT)
 }
 
+fn parse_seconds(text: &str) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_secs).filter(|seconds| !seconds.is_zero())
+}
+
 fn parse_level(text: &str) -> Option<Level> {
     Some(match text {
         "trace" => Level::TRACE,
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn words_of_the_agent_are_read_and_others_left_alone() {
         let (options, faults) = Options::parse(
-            "console=hvc0 quiet agent.log=debug agent.server_addr=serial://agent.channel.0 agent.container_pipe_size=65536 agent.echo_port=1030\n",
+            "console=hvc0 quiet agent.log=debug agent.server_addr=serial://agent.channel.0 agent.container_pipe_size=65536 agent.echo_port=1030 agent.hotplug_timeout=7\n",
         );
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(options.address, ServerAddress::Serial { name: "agent.channel.0".into() });
@@ -118,6 +131,7 @@ mod tests {
             (options.log_level, options.pipe_size, options.echo_port),
             (Level::DEBUG, 65536, Some(1030))
         );
+        assert_eq!(options.hotplug_timeout, Duration::from_secs(7));
         assert_eq!(Options::parse("root=/dev/vda1").0, Options::default());
     }
 

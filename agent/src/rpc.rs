@@ -472,4 +472,13 @@ impl Extras for Rpc {
         let processes = self.guest.container(&request.container_id)?.processes()?;
         Ok(extras::ListProcessesResponse { processes, ..Default::default() })
     }
+
+    async fn remove_interface(
+        &self,
+        _: &TtrpcContext,
+        request: extras::RemoveInterfaceRequest,
+    ) -> ttrpc::Result<extras::RemoveInterfaceResponse> {
+        self.guest.network.remove_interface(&request.hw_addr, &request.name).await?;
+        Ok(extras::RemoveInterfaceResponse::new())
+    }
 }

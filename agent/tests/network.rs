@@ -31,8 +31,12 @@ fn served() -> Option<Served> {
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        GuestConfig { isolation: Isolation::PlainChildren, bundles: dir.path().join("guest"), pipe_size: 0 };
+    let config = GuestConfig {
+        isolation: Isolation::PlainChildren,
+        bundles: dir.path().join("guest"),
+        pipe_size: 0,
+        hotplug_timeout: Duration::from_secs(10),
+    };
     let (host, guest) = UnixStream::pair().unwrap();
     let connections = futures::StreamExt::chain(stream::iter([io::Result::Ok(guest)]), stream::pending());
     tokio::spawn(agent::serve(connections, Arc::new(Guest::new(config))));

@@ -27,8 +27,12 @@ struct Served {
 /// An agent without a sandbox yet.
 fn served() -> Served {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        GuestConfig { isolation: Isolation::PlainChildren, bundles: dir.path().join("guest"), pipe_size: 0 };
+    let config = GuestConfig {
+        isolation: Isolation::PlainChildren,
+        bundles: dir.path().join("guest"),
+        pipe_size: 0,
+        hotplug_timeout: Duration::from_secs(10),
+    };
     let (host, guest) = UnixStream::pair().unwrap();
     let connections = stream::iter([io::Result::Ok(guest)]);
     // Once the one connection is taken, there is nothing more to accept.

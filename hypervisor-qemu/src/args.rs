@@ -78,11 +78,14 @@ pub(crate) fn arguments(
     args.add("-chardev", format!("socket,id=qmp,fd={}", inherited.qmp));
     args.add("-mon", "chardev=qmp,mode=control");
     boot(&mut args, spec, config, accelerator)?;
-    for described in devices(spec, config, inherited)? {
+    for described in devices(spec, inherited)? {
         args.device(&described);
     }
-    for described in added(spec, inherited)? {
-        args.backend(&described);
+    for described in in_ports(spec, inherited)? {
+        match spec.origin {
+            Origin::Clone => args.backend(&described),
+            Origin::Boot | Origin::Template => args.device(&described),
+        }
     }
     if spec.origin == Origin::Clone {
         args.add("-incoming", "defer");
@@ -218,7 +221,7 @@ fn boot(args: &mut Args, spec: &VmSpec, config: &HypervisorConfig, accelerator: 
 }
 
 /// A clone's devices begin with its template's, in their order, and so are in the same places.
-fn devices(spec: &VmSpec, config: &HypervisorConfig, inherited: &Inherited) -> Result<Vec<Described>> {
+fn devices(spec: &VmSpec, inherited: &Inherited) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     let virtio_console = arch::CONSOLE_IS_VIRTIO && spec.devices.contains(&Device::Console);
     if spec.channel == Channel::Serial || inherited.template.is_some() || virtio_console {
@@ -233,34 +236,35 @@ fn devices(spec: &VmSpec, config: &HypervisorConfig, inherited: &Inherited) -> R
     match spec.origin {
         Origin::Boot => {
             all.extend(inherited.agent.map(agent_wire));
-            if arch::PCIE_MACHINE_TYPES.contains(&config.machine_type.as_str()) {
-                all.extend((0..PORTS).map(device::port));
-            }
-            all.extend(nics(spec, inherited));
+            all.push(device::ports());
         }
         Origin::Template | Origin::Clone => {
-            all.extend((0..PORTS).map(device::port));
+            all.push(device::ports());
             all.extend(arch::GENERATION_ID.map(device::generation_id));
         }
     }
     Ok(all)
 }
 
-/// What a clone is given when it has been restored: its back ends are there from the start.
-pub(crate) fn added(spec: &VmSpec, inherited: &Inherited) -> Result<Vec<Described>> {
+/// What is in the ports from the start, in their order. A clone is given it when it has been restored; the back ends are
+/// there by then.
+pub(crate) fn in_ports(spec: &VmSpec, inherited: &Inherited) -> Result<Vec<Described>> {
     let mut all = Vec::new();
     for (index, device) in spec.added.iter().enumerate() {
         all.push(device::describe(spec.devices.len() + index, device, inherited.console)?);
     }
     if spec.origin != Origin::Boot {
         all.extend(inherited.agent.map(agent_wire));
-        all.extend(nics(spec, inherited));
     }
+    all.extend(nics(spec, inherited));
     if all.len() > PORTS {
-        return Err(Error::precondition(format!("{} devices for {} ports", all.len(), PORTS)));
+        return Err(Error::precondition(format!(
+            "{} devices for the {PORTS} ports of a VM: it takes no more interfaces",
+            all.len()
+        )));
     }
     for (port, described) in all.iter_mut().enumerate() {
-        described.device["bus"] = device::port_name(port).into();
+        device::plug(&mut described.device, port);
     }
     Ok(all)
 }
@@ -428,11 +432,14 @@ mod tests {
         ]
         .concat();
         assert_eq!(arguments[template.len()..], [&backends[..], &["-incoming", "defer"]].concat());
-        let nic = &added(&clone, &inherited).unwrap()[2].device;
+        let nic = &in_ports(&clone, &inherited).unwrap()[2].device;
         assert_eq!((nic["mac"].as_str(), nic["vectors"].as_u64()), (Some("02:00:00:00:0a:ff"), Some(6)));
-        let added = added(&clone, &inherited).unwrap();
-        let places: Vec<_> = added.iter().map(|added| added.device["bus"].as_str().unwrap()).collect();
-        assert_eq!(places, ["port0", "port1", "port2"]);
+        let added = in_ports(&clone, &inherited).unwrap();
+        let places: Vec<_> = added.iter().map(|added| added.device["addr"].as_str().unwrap()).collect();
+        assert_eq!(places, ["0x1", "0x2", "0x3"]);
+        let many = VmSpec { nics: vec![super::tests::nic(); PORTS - 1], ..clone };
+        let inherited = Inherited { nics: vec![vec![8]; PORTS - 1], ..inherited };
+        assert!(in_ports(&many, &inherited).unwrap_err().to_string().contains("31 ports"));
     }
 
     #[test]

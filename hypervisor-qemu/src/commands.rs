@@ -73,6 +73,24 @@ impl Command for DeviceAdd {
     const ALLOW_OOB: bool = false;
 }
 
+/// `device_del`.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeviceDel {
+    pub id: String,
+}
+
+impl Command for DeviceDel {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "device_del";
+    const ALLOW_OOB: bool = false;
+}
+
+/// Data of the event `DEVICE_DELETED`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Deleted {
+    pub device: Option<String>,
+}
+
 /// `netdev_add`, with a tap for a back end.
 #[derive(Debug, Serialize)]
 pub(crate) struct NetdevAdd {

@@ -18,6 +18,7 @@ mod grow;
 mod kernel_parameters;
 pub mod kvm;
 mod network;
+mod ports;
 pub mod qmp;
 mod save;
 mod unix_socket;
@@ -114,14 +115,15 @@ impl Hypervisor for Qemu {
                 vhost_net: self.vhost_net(),
             };
             launch.args(args::arguments(&spec, &self.config, accelerator, &inherited)?);
-            let added = args::added(&spec, &inherited)?.into_iter().map(|added| added.device).collect();
+            let plugged =
+                args::in_ports(&spec, &inherited)?.into_iter().map(|plugged| plugged.device).collect();
             launch.network(spec.network.clone());
             tracing::debug!(command = ?launch.command_line(), "start qemu");
             let qemu = Child::spawn("qemu", launch, ledger).await?;
-            Ok::<_, Error>((greet(qemu, qmp, console).await?, added))
+            Ok::<_, Error>((greet(qemu, qmp, console).await?, plugged))
         };
         match booted.await {
-            Ok((Greeted { qemu, qmp, events, console }, added)) => {
+            Ok((Greeted { qemu, qmp, events, console }, plugged)) => {
                 let shared_memory =
                     !matches!(spec.memory, MemoryKind::Private | MemoryKind::File { shared: false, .. });
                 let parts = Parts {
@@ -132,7 +134,7 @@ impl Hypervisor for Qemu {
                     console,
                     address,
                     template_port,
-                    added,
+                    plugged,
                     shared_memory,
                     vhost_net: self.vhost_net(),
                 };
@@ -148,8 +150,8 @@ impl Hypervisor for Qemu {
     }
 
     async fn fingerprint(&self, spec: &VmSpec) -> Result<Option<String>> {
-        if !arch::PCIE_MACHINE_TYPES.contains(&self.config.machine_type.as_str()) {
-            return Ok(None); // What clones are given later goes into PCIe ports.
+        if !arch::QUIET_MACHINE_TYPES.contains(&self.config.machine_type.as_str()) {
+            return Ok(None); // What clones are given later must raise no event in the guest.
         }
         let accelerator = self.accelerator().await?;
         // Numbers of descriptors only have to be the same each time.

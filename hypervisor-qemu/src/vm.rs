@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use runtime::{
     child::Child,
     error::{Context, Error, ErrorKind, Result},
-    vm::{AgentAddr, MiB, Nic, PORTS, Vm, VmExit},
+    vm::{AgentAddr, MiB, Nic, Vm, VmExit},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,7 +24,8 @@ use tokio::{
 
 use crate::{
     console::Console,
-    grow, network,
+    device, grow, network,
+    ports::Ports,
     qmp::{Event, Qmp},
     save,
     watcher::Watcher,
@@ -49,8 +50,8 @@ pub(crate) struct Parts {
     pub address: AgentAddr,
     /// Socket of the serial port of a template or clone.
     pub template_port: Option<PathBuf>,
-    /// What a clone is given when it has been restored, for `device_add`.
-    pub added: Vec<Value>,
+    /// What is in the ports, in their order; a clone is given it when it has been restored, by `device_add`.
+    pub plugged: Vec<Value>,
     /// Whether vhost-user devices may have to map the guest's memory.
     pub shared_memory: bool,
     /// Whether the host's kernel carries the packets of network cards.
@@ -65,12 +66,11 @@ pub(crate) struct QemuVm {
     qmp: Arc<Qmp>,
     address: AgentAddr,
     template_port: Option<PathBuf>,
-    added: Mutex<Vec<Value>>,
+    plugged: Mutex<Vec<Value>>,
     shared_memory: bool,
     vhost_net: bool,
     dimms: AtomicUsize,
-    /// How many ports hold a device; none is taken out.
-    ports: AtomicUsize,
+    ports: Ports,
     exited: watch::Receiver<Option<VmExit>>,
     /// Whether its end is our own doing.
     stopping: Arc<AtomicBool>,
@@ -87,11 +87,11 @@ impl QemuVm {
             console,
             address,
             template_port,
-            added,
+            plugged,
             shared_memory,
             vhost_net,
         } = parts;
-        let ports = AtomicUsize::new(added.len());
+        let ports = Ports::new(&plugged);
         let (qemu, helper, qmp) = (Arc::new(qemu), helper.map(Arc::new), Arc::new(qmp));
         let stopping = Arc::new(AtomicBool::new(false));
         let (sender, exited) = watch::channel(None);
@@ -105,7 +105,7 @@ impl QemuVm {
             qmp,
             address,
             template_port,
-            added: Mutex::new(added),
+            plugged: Mutex::new(plugged),
             shared_memory,
             vhost_net,
             dimms: AtomicUsize::new(0),
@@ -156,7 +156,7 @@ impl Vm for QemuVm {
     }
 
     async fn restore(&self, state: File) -> Result<()> {
-        let devices = std::mem::take(&mut *self.added.lock().unwrap_or_else(PoisonError::into_inner));
+        let devices = std::mem::take(&mut *self.plugged.lock().unwrap_or_else(PoisonError::into_inner));
         match save::restore(&self.qmp, state, devices).await {
             // QEMU ends over a state that it cannot take, and says why.
             Err(error) if self.qemu.wait(LAST_WORDS).await.is_ok() => Err(error.context(self.qemu.epitaph())),
@@ -182,13 +182,19 @@ impl Vm for QemuVm {
     }
 
     async fn add_network(&self, nic: Nic) -> Result<()> {
-        let taken = |used| (used < PORTS).then_some(used + 1);
-        let port = self.ports.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).map_err(|_| {
-            Error::precondition(format!(
-                "all {PORTS} ports of the VM hold a device: it takes no more interfaces"
-            ))
-        })?;
-        network::add(&self.qmp, nic, port, self.vhost_net).await.context("add a network card")
+        let id = device::nic_name(nic.number);
+        let port = self.ports.take(&id)?;
+        let added = network::add(&self.qmp, nic, port, self.vhost_net).await;
+        if added.is_err() {
+            self.ports.free(&id);
+        }
+        added.context("add a network card")
+    }
+
+    async fn remove_network(&self, number: usize) -> Result<()> {
+        network::remove(&self.qmp, number).await.context("remove a network card")?;
+        self.ports.free(&device::nic_name(number));
+        Ok(())
     }
 
     async fn connect_network(&self, number: usize, connected: bool) -> Result<()> {

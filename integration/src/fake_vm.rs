@@ -7,6 +7,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 
 use agent::{Guest, GuestConfig, Isolation};
@@ -85,6 +86,7 @@ impl Hypervisor for FakeHypervisor {
             isolation: Isolation::PlainChildren,
             bundles: spec.dir.join("guest"),
             pipe_size: 0,
+            hotplug_timeout: Duration::from_secs(10),
         };
         let guest = Arc::new(Guest::new(config));
         if self.behaviour != Behaviour::BootsWithoutStreams {
@@ -224,6 +226,10 @@ impl Vm for FakeVm {
     }
 
     async fn add_network(&self, _: Nic) -> Result<()> {
+        Err(Error::unimplemented("a fake VM has no network cards"))
+    }
+
+    async fn remove_network(&self, _: usize) -> Result<()> {
         Err(Error::unimplemented("a fake VM has no network cards"))
     }
 

@@ -6,198 +6,23 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use integration::{
-    containerd::{Containerd, Finished, IMAGE, Runtime, finish, processes},
+    containerd::{IMAGE, Runtime, finish, processes},
     environment::Environment,
+    place::{Place, addresses, ip, routes, unique},
+    world::World,
 };
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct World {
-    containerd: Containerd,
-    kata: Runtime,
-}
-
-fn set_up() -> Option<World> {
-    let env = Environment::find()?;
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: network namespaces need root");
-        return None;
-    }
-    let kata = Runtime::Kata(env.configuration());
-    Some(World { containerd: Containerd::start(&env, None), kata })
-}
-
-impl World {
-    /// Starts a container in the namespace, which goes on until it is removed.
-    fn start(&self, place: &Place, id: &str) {
-        let option = place.option();
-        self.containerd.run_detached(&self.kata, &["--with-ns", &option], id, &["sleep", "1000"]);
-    }
-
-    fn exec(&self, id: &str, script: &str) -> Finished {
-        let name = format!("e{}", unique());
-        finish(self.containerd.command(self.containerd.exec_args(id, &name, &["sh", "-c", script])), b"")
-    }
-
-    /// What a script in the container prints.
-    fn inside(&self, id: &str, script: &str) -> String {
-        let finished = self.exec(id, script);
-        assert_eq!(finished.code, 0, "{script}: {}{}", finished.text(), finished.stderr);
-        finished.text()
-    }
-
-    fn wait_inside(&self, id: &str, script: &str, fact: impl Fn(&str) -> bool) {
-        let began = Instant::now();
-        loop {
-            let text = self.exec(id, script).text();
-            if fact(&text) {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{script}: {text}\n{}", self.containerd.log());
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-/// A number that no test beside this one has.
-fn unique() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-fn ip(args: &str) -> String {
-    run("ip", args)
-}
-
-fn run(program: &str, args: &str) -> String {
-    let output = Command::new(program).args(args.split_whitespace()).output().expect("run a program");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args}: {error}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// A network namespace that is joined to a bridge of the host, all of it gone when dropped.
-struct Place {
-    name: String,
-    number: u32,
-}
-
-impl Place {
-    fn new() -> Self {
-        let number = unique();
-        let place = Self { name: format!("kt{number}"), number };
-        ip(&format!("netns add {}", place.name));
-        ip(&format!("-n {} link set lo up", place.name));
-        ip(&format!("link add {} type bridge", place.bridge()));
-        ip(&format!("addr add {}/24 dev {}", place.gateway(), place.bridge()));
-        ip(&format!("addr add fd00:{:x}::1/64 dev {} nodad", number % 0xffff, place.bridge()));
-        ip(&format!("link set {} up", place.bridge()));
-        place
-    }
-
-    fn bridge(&self) -> String {
-        format!("ktb{}", self.number)
-    }
-
-    fn subnet(&self) -> String {
-        format!("10.{}.{}", 64 + self.number / 256 % 64, self.number % 256)
-    }
-
-    fn gateway(&self) -> String {
-        format!("{}.1", self.subnet())
-    }
-
-    fn v6(&self, host: u32) -> String {
-        format!("fd00:{:x}::{host}", self.number % 0xffff)
-    }
-
-    fn option(&self) -> String {
-        format!("network:/run/netns/{}", self.name)
-    }
-
-    /// Runs `ip` in the namespace.
-    fn ip(&self, args: &str) -> String {
-        ip(&format!("-n {} {args}", self.name))
-    }
-
-    /// Adds an interface to the namespace whose other end is a port of the bridge.
-    fn interface(&self, name: &str, host: u32, mtu: u32) {
-        let port = format!("ktp{}{host}", self.number);
-        ip(&format!("link add {port} type veth peer name {name} netns {}", self.name));
-        ip(&format!("link set {port} mtu {mtu} master {} up", self.bridge()));
-        self.ip(&format!("link set {name} mtu {mtu}"));
-        self.ip(&format!("addr add {}.{host}/24 dev {name}", self.subnet()));
-        self.ip(&format!("addr add {}/64 dev {name} nodad", self.v6(host)));
-        self.ip(&format!("link set {name} up"));
-    }
-
-    /// What is in it that was not made by the test.
-    fn remains(&self) -> Vec<String> {
-        let links = self.ip("-o link");
-        let filters = run("tc", &format!("-n {} qdisc show", self.name));
-        let taps = links.lines().filter(|line| line.contains("_kata"));
-        taps.chain(filters.lines().filter(|line| line.contains("ingress"))).map(str::to_owned).collect()
-    }
-
-    fn assert_clean(&self) {
-        let began = Instant::now();
-        while !self.remains().is_empty() && began.elapsed() < Duration::from_secs(15) {
-            thread::sleep(Duration::from_millis(50));
-        }
-        assert_eq!(self.remains(), Vec::<String>::new());
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        for args in [format!("netns del {}", self.name), format!("link del {}", self.bridge())] {
-            let _ = Command::new("ip").args(args.split_whitespace()).status(); // The test has said what is wrong.
-        }
-    }
-}
-
-/// Every address of an interface, as `ip` shows it.
-fn addresses(text: &str) -> Vec<String> {
-    let mut found: Vec<_> = text
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace().skip_while(|word| !word.starts_with("inet"));
-            words.next()?;
-            words.next().map(str::to_owned)
-        })
-        .collect();
-    found.sort();
-    found
-}
-
-/// Every route as a set of words that do not depend on who made it, sorted.
-fn routes(text: &str) -> Vec<String> {
-    const DETAILS: [&str; 2] = ["proto", "pref"];
-    let mut found: Vec<_> = text
-        .lines()
-        .filter(|line| line.contains("eth") && !line.contains("fe80::/64") && !line.starts_with("multicast"))
-        .map(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            let skipped =
-                |at: usize| DETAILS.contains(&words[at]) || at > 0 && DETAILS.contains(&words[at - 1]);
-            (0..words.len()).filter(|at| !skipped(*at)).map(|at| words[at]).collect::<Vec<_>>().join(" ")
-        })
-        .collect();
-    found.sort();
-    found
-}
-
 #[test]
 fn the_guest_has_what_stands_in_the_namespace_and_packets_flow() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     place.interface("eth0", 2, 1400);
     place.interface("a-name-of-15-ch", 3, 1500);
@@ -267,7 +92,7 @@ fn the_guest_has_what_stands_in_the_namespace_and_packets_flow() {
 
 #[test]
 fn what_comes_goes_and_changes_later_follows() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     let id = format!("later-{}", place.number);
     world.start(&place, &id);
@@ -306,7 +131,7 @@ fn what_comes_goes_and_changes_later_follows() {
 
 #[test]
 fn a_vm_that_was_booted_has_what_is_there_and_what_comes_later() {
-    let Some(mut world) = set_up() else { return };
+    let Some(mut world) = World::open() else { return };
     let env = Environment::find().expect("found before");
     let booted = [("enable_template", "enable_template = false".to_owned())];
     world.kata = Runtime::Kata(env.configuration_with(world.containerd.dir(), "booted", &booted));
@@ -327,7 +152,7 @@ fn a_vm_that_was_booted_has_what_is_there_and_what_comes_later() {
 
 #[test]
 fn twenty_interfaces_are_all_there() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     (2..22).for_each(|host| place.interface(&format!("eth{host}"), host, 1500));
     let id = format!("twenty-{}", place.number);
@@ -339,6 +164,7 @@ fn twenty_interfaces_are_all_there() {
         });
         assert!(found, "eth{host}: {shown}");
     }
+    assert!(!world.containerd.log_of_all().contains("this VM is booted"), "a clone takes them all");
     world.containerd.remove(&id);
     world.containerd.assert_gone(&id);
     place.assert_clean();
@@ -346,7 +172,7 @@ fn twenty_interfaces_are_all_there() {
 
 #[test]
 fn an_interface_that_a_hook_brings_before_the_start_is_there_at_the_start() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     let id = format!("hook-{}", place.number);
     let dir = world.containerd.dir().to_owned();
@@ -367,7 +193,11 @@ fn an_interface_that_a_hook_brings_before_the_start_is_there_at_the_start() {
     let mut spec: Value =
         serde_json::from_str(&world.containerd.ctr(["oci", "spec"]).text()).expect("a spec");
     spec["root"] = json!({ "path": rootfs });
-    let script = format!("ip addr show dev eth0; ping -c 1 -W 5 {}", place.gateway());
+    let script = format!(
+        "ip addr show dev eth0; ping -c 1 -W 5 {}; cat /proc/sys/net/ipv4/conf/eth0/rp_filter",
+        place.gateway()
+    );
+    spec["linux"]["sysctl"] = json!({ "net.ipv4.conf.eth0.rp_filter": "2" });
     spec["process"]["args"] = json!(["sh", "-c", script]);
     spec["process"]["terminal"] = json!(false);
     spec["process"]["env"] = json!(["PATH=/bin:/sbin:/usr/bin:/usr/sbin"]);
@@ -385,13 +215,14 @@ fn an_interface_that_a_hook_brings_before_the_start_is_there_at_the_start() {
     let shown = finish(world.containerd.command(args), b"");
     assert_eq!(shown.code, 0, "{}{}", shown.text(), shown.stderr);
     assert!(shown.text().contains(&format!("{}.2/24", place.subnet())), "{}{}", shown.text(), shown.stderr);
+    assert!(shown.text().trim_end().ends_with("\n2"), "{}", shown.text());
     world.containerd.assert_gone(&id);
     place.assert_clean();
 }
 
 #[test]
 fn a_shim_that_is_killed_leaves_nothing_in_the_namespace() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     place.interface("eth0", 2, 1500);
     let id = format!("killed-{}", place.number);
@@ -422,7 +253,7 @@ fn a_shim_that_is_killed_leaves_nothing_in_the_namespace() {
 
 #[test]
 fn two_sandboxes_cannot_share_a_namespace_and_the_first_is_not_disturbed() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let place = Place::new();
     place.interface("eth0", 2, 1500);
     let (first, second) = (format!("first-{}", place.number), format!("second-{}", place.number));
@@ -439,7 +270,7 @@ fn two_sandboxes_cannot_share_a_namespace_and_the_first_is_not_disturbed() {
 
 #[test]
 fn in_the_hosts_namespace_the_guest_has_no_interface_and_the_host_is_left_alone() {
-    let Some(world) = set_up() else { return };
+    let Some(world) = World::open() else { return };
     let before = ip("-o link");
     let id = format!("host-{}", unique());
     let shown = world.containerd.run(&world.kata, &["--net-host"], &id, &["ip", "-o", "link"], b"");

@@ -2,6 +2,8 @@
 //!
 //! The guest never looks behind the paths it is given, so the layout below [`SHARE_DIR`] is the host's alone.
 
+use std::net::Ipv4Addr;
+
 /// Among an agent's `extra_features`: it has the service of `extras.proto`.
 pub const FEATURE_EXTRAS: &str = "extras";
 
@@ -21,6 +23,25 @@ pub const STREAM_PORT: u32 = 1028;
 pub const STREAM_HELLO: &str = "kata-stream-1";
 /// The longest frame of a stream.
 pub const STREAM_FRAME: usize = 1 << 20;
+
+/// Port of connections by which host and guest reach each other's servers. A connection begins with a line of
+/// [`PORT_HELLO`] and what is asked, which the guest answers with a line: `OK`, or `NO <why>`. Agents without it refuse the
+/// connection.
+///
+/// - `connect <port>`: the guest connects to that TCP port on its loopback address, or on an interface's. What goes in and
+///   out is carried as [`crate::carry`] says.
+/// - `names`: the guest is a name server at [`NAME_SERVER`], and asks the host what it is asked; see [`crate::names`].
+pub const PORT_PORT: u32 = 1029;
+/// First word of a connection to [`PORT_PORT`].
+pub const PORT_HELLO: &str = "kata-port-1";
+/// What is asked for there.
+pub const PORT_CONNECT: &str = "connect";
+pub const PORT_NAMES: &str = "names";
+/// How that is answered.
+pub const PORT_OK: &str = "OK";
+pub const PORT_NO: &str = "NO";
+/// Where Docker has its own name server in the network namespace of a container.
+pub const NAME_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
 
 /// Mount tag of the directory that the host shares with the guest.
 pub const SHARE_TAG: &str = "kataShared";

@@ -1,7 +1,10 @@
 //! The wire between host and guest: generated messages and services, their OCI translation, and the words
-//! that both halves must agree on. Nothing here does input or output.
+//! that both halves must agree on. Nothing here does input or output, but for [`carry`] and [`names`], which frame what they
+//! are given.
 
+pub mod carry;
 pub mod guest;
+pub mod names;
 pub mod oci;
 
 /// Generated from `proto/`: one module per file, plus `<file>_ttrpc` with client and server.

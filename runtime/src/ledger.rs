@@ -47,10 +47,16 @@ impl Ledger {
     /// Releases everything, newest first. Goes on past failures; what could not be released stays claimed, and the
     /// error names all of it. Blocks.
     pub fn release_all(&self) -> Result<()> {
+        self.release_those(|_| true)
+    }
+
+    /// The same for some.
+    pub fn release_those(&self, which: impl Fn(&Resource) -> bool) -> Result<()> {
         let claims = self.store.record().own.ledger;
         let failures: Vec<String> = claims
             .iter()
             .rev()
+            .filter(|resource| which(resource))
             .filter_map(|resource| self.release(resource).err())
             .map(|error| error.to_string())
             .collect();

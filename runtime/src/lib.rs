@@ -19,6 +19,7 @@ pub mod ledger;
 mod netlink;
 mod network;
 pub mod paths;
+mod ports;
 pub mod process;
 pub mod sandbox;
 mod share_fs;

@@ -12,6 +12,7 @@ to runc and aim. WHAT is one of
   second    a second container in a VM that runs
   exec      one more process in a container that runs
   io        what standard streams carry, beside the raw channel
+  net       what TCP carries, beside a tap without filters, and what an interface adds to a start
   rate      starts per second with all cores busy
   memory    memory of an idle sandbox
   idle      wake-ups of an idle sandbox
@@ -34,7 +35,7 @@ dev_bench() {
     local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            start | second | exec | io | rate | memory | idle | growth | channel | worth | all | trace)
+            start | second | exec | io | net | rate | memory | idle | growth | channel | worth | all | trace)
                 [ -z "$given" ] || die "bench: $given or $1?"
                 what=$1 given=$1 && shift
                 ;;
@@ -73,6 +74,7 @@ dev_bench() {
 bench_channel() {
     install_vhost_device_vsock
     say "build the bench of the channels"
+    install_missing missing_compilers
     run_cargo build --release -p integration --example bench-channel
     KATA_TEST_ENV=$dev "$target/release/examples/bench-channel" "$@"
 }

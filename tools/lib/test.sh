@@ -10,6 +10,8 @@ dev_test() {
             ;;
     esac
     set_up
+    install_missing missing_compilers
+    install_missing missing_counterparts
     fetch_counterparts
     install_vhost_device_vsock
     leave_no_dirs
@@ -32,15 +34,20 @@ install_vhost_device_vsock() {
     }
 }
 
-# Other releases of containerd, from other releases of Debian: unpacked here, never installed.
+# Other releases of containerd and Docker, from other releases of Debian: unpacked here, never installed.
 fetch_counterparts() {
-    fetch_counterpart containerd-1.7 trixie
-    fetch_counterpart containerd-2 sid
+    fetch_counterpart containerd-1.7 trixie bin/containerd containerd
+    fetch_counterpart containerd-2 sid bin/containerd containerd
+    fetch_counterpart docker-20 bookworm sbin/dockerd docker.io tini
+    fetch_counterpart docker-26 trixie sbin/dockerd docker.io docker-cli containerd tini
+    fetch_counterpart docker-sid sid sbin/dockerd docker.io docker-cli containerd tini
 }
 
+# NAME SUITE PROGRAM PACKAGE...: it is there if the program is, below usr.
 fetch_counterpart() {
-    local name=$1 suite=$2 tree=$dev/counterparts/$1
-    [ ! -x "$tree/usr/bin/containerd" ] || return 0
+    local name=$1 suite=$2 tree=$dev/counterparts/$1 program=$3
+    local packages=("${@:4}") package
+    [ ! -x "$tree/usr/$program" ] || return 0
     local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         grep -E '/debian/?$' | head -n 1 || true)
@@ -59,10 +66,13 @@ fetch_counterpart() {
     if (
         cd "$apt/debs"
         rm -f ./*.deb
-        apt-get "${options[@]}" update && apt-get "${options[@]}" download containerd
+        apt-get "${options[@]}" update && apt-get "${options[@]}" download "${packages[@]}"
     ) >"$dev/apt.log" 2>&1; then
         rm -rf "$tree.new"
-        dpkg-deb -x "$(ls "$apt"/debs/containerd_*.deb | head -n 1)" "$tree.new"
+        for package in "${packages[@]}"; do
+            dpkg-deb -x "$(ls "$apt/debs/${package}"_*.deb | head -n 1)" "$tree.new"
+        done
+        rm -f "$apt"/debs/*.deb
         mv "$tree.new" "$tree"
     else
         say "$name cannot be fetched, its tests cannot run: $(tail -n 2 "$dev/apt.log")"

@@ -404,8 +404,9 @@ async fn copy_up(bundle: &Path, spec: &mut oci::Spec) -> Result<copy_up::CopiedU
 /// What a container changes outside of itself.
 fn prepare_guest(plan: &plan::Plan, shared: &SharedNamespaces) -> Result<()> {
     for (name, value) in &plan.net_sysctls {
-        let file = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&file, value).context(format!("sysctl {name:?}: write {value:?}"))?;
+        let files = plan::sysctl_files(name).map(|file| Path::new("/proc/sys").join(file));
+        let file = files.iter().find(|file| file.exists()).unwrap_or(&files[0]);
+        fs::write(file, value).context(format!("sysctl {name:?}: write {value:?}"))?;
     }
     if let Some(name) = &plan.domain_name {
         shared.set_domain_name(name)?;

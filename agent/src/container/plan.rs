@@ -184,12 +184,13 @@ fn plan_sysctls(linux: &mut Linux) -> Result<Vec<(String, String)>> {
     let mut net = Vec::new();
     for (key, value) in linux.sysctl().iter().flatten() {
         let name = key.replace('/', ".");
-        if name.split('.').any(str::is_empty) {
+        let is_path = |file: &String| file.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if !sysctl_files(key).iter().all(is_path) {
             return Err(Error::invalid(format!("sysctl {key:?} is no name")));
         }
         let is_ipc = NAMESPACED.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
         if name.starts_with("net.") {
-            net.push((name, value.clone()));
+            net.push((key.clone(), value.clone()));
         } else if is_ipc && ipc || name == "kernel.domainname" && uts || name.starts_with("user.") && user {
             kept.insert(key.clone(), value.clone());
         } else if is_ipc {
@@ -203,6 +204,18 @@ fn plan_sysctls(linux: &mut Linux) -> Result<Vec<(String, String)>> {
     net.sort();
     linux.set_sysctl((!kept.is_empty()).then_some(kept));
     Ok(net)
+}
+
+/// Where the setting may be, below `/proc/sys`: as runc has it, to which both separators are one, and if there is no such,
+/// as sysctl(8) has it, where the one that comes first separates, and the other stands for a dot in a name.
+pub fn sysctl_files(key: &str) -> [String; 2] {
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    let is_dotted = key.find(['.', '/']).is_none_or(|first| key[first..].starts_with('.'));
+    [key.replace('.', "/"), if is_dotted { key.chars().map(swap).collect() } else { key.to_owned() }]
 }
 
 /// Leaves the nodes that mean something here. A privileged container comes with all of its host's, and goes without those
@@ -353,9 +366,28 @@ mod tests {
             "namespaces": [{"type": "ipc"}],
             "sysctl": {"net.core.somaxconn": "7", "net/ipv4/ip_forward": "1", "kernel.shmmax": "9", "fs.mqueue.msg_max": "5"},
         }));
-        let expected = [("net.core.somaxconn", "7"), ("net.ipv4.ip_forward", "1")];
+        let expected = [("net.core.somaxconn", "7"), ("net/ipv4/ip_forward", "1")];
         assert_eq!(plan.net_sysctls, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert_eq!(linux["sysctl"], json!({"kernel.shmmax": "9", "fs.mqueue.msg_max": "5"}));
+    }
+
+    #[test]
+    fn a_sysctl_is_where_runc_has_it_or_where_sysctl_has_it() {
+        for (key, files) in [
+            ("net.ipv4.ip_forward", ["net/ipv4/ip_forward", "net/ipv4/ip_forward"]),
+            ("net/ipv4/ip_forward", ["net/ipv4/ip_forward", "net/ipv4/ip_forward"]),
+            ("net/ipv4.ip_forward", ["net/ipv4/ip_forward", "net/ipv4.ip_forward"]),
+            (
+                "net.ipv4.conf.eth0/1.rp_filter",
+                ["net/ipv4/conf/eth0/1/rp_filter", "net/ipv4/conf/eth0.1/rp_filter"],
+            ),
+            (
+                "net/ipv4/conf/eth0.1/rp_filter",
+                ["net/ipv4/conf/eth0/1/rp_filter", "net/ipv4/conf/eth0.1/rp_filter"],
+            ),
+        ] {
+            assert_eq!(sysctl_files(key), files, "{key}");
+        }
     }
 
     #[test]
@@ -367,6 +399,7 @@ mod tests {
             ),
             (json!({"sysctl": {"kernel.shmmax": "1"}}), "kernel.shmmax"),
             (json!({"sysctl": {"net..x": "1"}}), "net..x"),
+            (json!({"sysctl": {"net.//.x": "1"}}), "net.//.x"),
             (
                 json!({"namespaces": [{"type": "uts"}], "sysctl": {"kernel.hostname": "h"}}),
                 "conflicts with the OCI field",

@@ -27,6 +27,8 @@ pub struct Link {
     pub is_up: bool,
     pub is_loopback: bool,
     pub is_without_arp: bool,
+    /// How many queues it could use to send.
+    pub queues: u32,
     /// How it makes its own address; `None` if it does not speak IPv6.
     pub address_generation: Option<u8>,
 }
@@ -52,6 +54,7 @@ impl Link {
                     link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
                 }
                 libc::IFLA_MTU => link.mtu = number(value),
+                libc::IFLA_NUM_TX_QUEUES => link.queues = number(value),
                 libc::IFLA_MIN_MTU => link.mtu_limits.0 = number(value),
                 libc::IFLA_MAX_MTU => link.mtu_limits.1 = Some(number(value)).filter(|most| *most > 0),
                 libc::IFLA_AF_SPEC => {

@@ -9,6 +9,7 @@ mod interface;
 pub mod iptables;
 mod link;
 mod neighbour;
+mod queues;
 mod route;
 mod socket;
 mod wanted;
@@ -28,9 +29,6 @@ use crate::{
     pci,
 };
 
-/// For a link to appear, unless the host's own patience ends before.
-const LINK_DEADLINE: Duration = Duration::from_secs(10);
-
 /// Where links come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bus {
@@ -43,13 +41,15 @@ pub enum Bus {
 /// The network of the namespace that the agent is in.
 pub struct Network {
     bus: Bus,
+    /// For a link to appear, unless the host's own patience ends before.
+    patience: Duration,
     /// What the host has set; also the turn of whoever changes something.
     set: Arc<Mutex<Vec<wanted::Route>>>,
 }
 
 impl Network {
-    pub fn new(bus: Bus) -> Self {
-        Self { bus, set: Arc::default() }
+    pub fn new(bus: Bus, patience: Duration) -> Self {
+        Self { bus, patience, set: Arc::default() }
     }
 
     /// Makes the link with the interface's hardware address that interface. Waits for the link, but no longer than
@@ -57,7 +57,7 @@ impl Network {
     pub async fn update_interface(&self, interface: &wire::Interface, patience: Duration) -> Result<()> {
         let wanted = wanted::Interface::parse(interface)?;
         // Less some of it, so that the host still hears why.
-        let patience = if patience.is_zero() { LINK_DEADLINE } else { LINK_DEADLINE.min(patience * 4 / 5) };
+        let patience = if patience.is_zero() { self.patience } else { self.patience.min(patience * 4 / 5) };
         let (bus, set) = (self.bus, self.set.clone());
         blocking(move || {
             let deadline = Instant::now() + patience;
@@ -68,7 +68,13 @@ impl Network {
                     let _turn = set.lock().unwrap_or_else(PoisonError::into_inner);
                     let links = link::list(&mut socket)?;
                     if let Some(link) = link::of_address(&links, wanted.address, &wanted.name) {
-                        return interface::apply(&mut socket, &links, link, &wanted);
+                        interface::apply(&mut socket, &links, link, &wanted)?;
+                        if link.queues > 1
+                            && let Err(error) = queues::use_all(&wanted.name)
+                        {
+                            tracing::warn!(%error, interface = wanted.name, "it uses fewer queues than there are");
+                        }
+                        return Ok(());
                     }
                 }
                 if let Some(news) = &mut news {
@@ -79,6 +85,22 @@ impl Network {
                     news = Some(Socket::hearing_of_links()?);
                     find_devices(bus);
                 }
+            }
+        })
+        .await
+    }
+
+    /// Lets go of the card with that hardware address, the one called `name` if there are several. One that is gone is as
+    /// good.
+    pub async fn remove_interface(&self, address: &str, name: &str) -> Result<()> {
+        let address = wanted::Mac::parse("hw_addr", address)?;
+        let (bus, set, name) = (self.bus, self.set.clone(), name.to_owned());
+        blocking(move || {
+            let _turn = set.lock().unwrap_or_else(PoisonError::into_inner);
+            let links = link::list(&mut Socket::open()?)?;
+            match link::of_address(&links, address, &name) {
+                Some(link) if bus == Bus::Pci => pci::remove_link(&link.name),
+                _ => Ok(()),
             }
         })
         .await

@@ -213,7 +213,7 @@ impl Neighbour {
 }
 
 impl Mac {
-    fn parse(field: &str, text: &str) -> Result<Self> {
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
         let mut bytes = [0; 6];
         let mut words = text.split(':');
         let whole = bytes.iter_mut().all(|byte| {

@@ -27,13 +27,13 @@ pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 /// None is promised that emulation breaks.
 pub(crate) const CPU_FEATURES_TCG: &str = "";
 
-/// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: ACPI knows nothing of it here.
+/// Plugging into a port must raise no event in the guest, see [`crate::device::ports`]: ACPI knows nothing of it here.
 pub(crate) const QUIET_PORTS: &[&str] = &[];
 pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
 /// The device that tells a guest's kernel that it was cloned: QEMU has none for this machine.
 pub(crate) const GENERATION_ID: Option<&str> = None;
-/// The machine types that have PCIe ports.
-pub(crate) const PCIE_MACHINE_TYPES: &[&str] = MACHINE_TYPES;
+/// The machine types whose ports can be made quiet.
+pub(crate) const QUIET_MACHINE_TYPES: &[&str] = MACHINE_TYPES;
 
 /// The console is a virtio one, since the machine's serial port is no device of its own that could be described.
 pub(crate) const CONSOLE: &str = "hvc0";

@@ -1,6 +1,7 @@
 //! Typed guest calls, each with a deadline. Keeps no state besides the connection.
 
 use std::{
+    io,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,7 +11,7 @@ use oci_spec::runtime as oci;
 use protocols::{
     agent as wire,
     agent_ttrpc::AgentServiceClient,
-    extras::{ListProcessesRequest, ProcessEntry},
+    extras::{ListProcessesRequest, ProcessEntry, RemoveInterfaceRequest},
     extras_ttrpc::ExtrasClient,
     guest::{AGENT_PORT, FEATURE_EXTRAS, STREAM_PORT},
     health::CheckRequest,
@@ -35,6 +36,8 @@ use crate::{
 
 /// For calls that do a bounded piece of work in the guest.
 const CALL: Duration = Duration::from_secs(60);
+/// For a driver to let go of its device.
+const REMOVE: Duration = Duration::from_secs(10);
 /// From a clone's first instruction to its agent's readiness: less than 0.1 s on a quiet machine.
 const WAKE: Duration = Duration::from_secs(15);
 /// A back end may lose a connection on its way.
@@ -159,6 +162,11 @@ impl AgentClient {
         }
     }
 
+    /// A connection to a port that agents may lack.
+    pub(super) async fn connect_beside(&self, port: u32) -> io::Result<GuestStream> {
+        self.link.try_connect(port).await
+    }
+
     /// Whether output goes on after the end of its process has been asked for.
     pub fn serves_streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
@@ -192,6 +200,16 @@ impl AgentClient {
     /// Makes the interface with that hardware address the one described; waits for it to come.
     pub async fn update_interface(&self, request: &wire::UpdateInterfaceRequest) -> Result<()> {
         self.agent.update_interface(within(CALL), request).await.map(drop).map_err(rpc("UpdateInterface"))
+    }
+
+    /// Lets the guest let go of a card. False if the agent cannot.
+    pub async fn remove_interface(&self, hw_addr: String, name: String) -> Result<bool> {
+        if !self.has_extras().await? {
+            return Ok(false);
+        }
+        let request = RemoveInterfaceRequest { hw_addr, name, ..Default::default() };
+        let removed = self.extras.remove_interface(within(REMOVE), &request).await;
+        removed.map(|_| true).map_err(rpc("RemoveInterface"))
     }
 
     pub async fn update_routes(&self, request: &wire::UpdateRoutesRequest) -> Result<()> {

@@ -4,6 +4,7 @@ mod address;
 mod client;
 mod link;
 mod mux;
+mod port;
 mod stream;
 mod template;
 

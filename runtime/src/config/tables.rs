@@ -63,6 +63,10 @@ pub struct RuntimeConfig {
     /// Whether the hypervisor stays in the caller's network namespace.
     pub disable_new_netns: bool,
     pub internetworking_model: InternetworkingModel,
+    /// Whether a pod's VM keeps the size with which it begins.
+    pub static_sandbox_resource_mgmt: bool,
+    /// Whether the shim and all its processes are in the cgroup that the engine names for the sandbox.
+    pub sandbox_cgroup_only: bool,
     /// Seconds for one CreateContainer call; Kata's Go name for the agent's key. The longer of the two counts.
     pub(super) create_container_timeout: u64,
 }
@@ -72,6 +76,7 @@ pub struct RuntimeConfig {
 #[serde(rename_all = "lowercase")]
 pub enum InternetworkingModel {
     Tcfilter,
+    Macvtap,
     None,
 }
 
@@ -83,6 +88,8 @@ impl Default for RuntimeConfig {
             disable_guest_seccomp: true,
             disable_new_netns: false,
             internetworking_model: InternetworkingModel::Tcfilter,
+            static_sandbox_resource_mgmt: false,
+            sandbox_cgroup_only: false,
             create_container_timeout: 0,
         }
     }

@@ -157,9 +157,7 @@ const RUNTIME: &[(&str, Harmless)] = &[
     ("passfd_listener_port", Any),
     ("pod_resource_api_sock", Off),
     ("sandbox_bind_mounts", Off),
-    ("sandbox_cgroup_only", Any),
     ("shared_mounts", Off),
-    ("static_sandbox_resource_mgmt", Any),
     ("use_passfd_io", Off),
     ("vfio_mode", Any),
 ];

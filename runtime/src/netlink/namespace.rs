@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -100,8 +103,19 @@ impl Namespace {
     }
 
     fn enter(&self) -> Result<()> {
-        setns(&*self.fd, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("enter network namespace {}", self.id.path.display()))
+        setns(&*self.fd, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let path = self.id.path.display();
+            match errno {
+                Errno::EINVAL => Error::invalid(format!("{path} is no network namespace")),
+                errno => Error::from(errno).context(format!("enter network namespace {path}")),
+            }
+        })
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

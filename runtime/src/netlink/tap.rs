@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 
 const DEVICE: &str = "/dev/net/tun";
 /// More than the kernel gives one device.
-const MAX_QUEUES: u32 = 256;
+pub(super) const MAX_QUEUES: u32 = 256;
 
 mod ioctl {
     //! `TUNSETIFF` of `linux/if_tun.h`.
@@ -47,15 +47,13 @@ fn make_here(name: &str, queues: u32) -> Result<Tap> {
     for queue in 0..queues {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
             Error::precondition(format!(
-                "{DEVICE}: {error}; load the module tun, or set internetworking_model to \"none\" to do without"
+                "{DEVICE}: {error}; load the module tun, or set internetworking_model to \"macvtap\" to do without"
             ))
         })?;
         // Another sandbox's of the same name must not be shared.
         let first = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
         set_interface(&file, name, flags | first).map_err(|errno| match errno {
-            Errno::EBUSY => Error::precondition(
-                "it is there already: another sandbox uses this network namespace, and two cannot share one",
-            ),
+            Errno::EBUSY => taken(),
             errno => errno.into(),
         })?;
         all.push(file.into());
@@ -65,7 +63,14 @@ fn make_here(name: &str, queues: u32) -> Result<Tap> {
     Ok(Tap { index: if_nametoindex(name).context("its index")?, queues: all })
 }
 
-fn set_interface(file: &File, name: &str, flags: libc::c_int) -> nix::Result<()> {
+/// There is one of that name.
+pub(super) fn taken() -> Error {
+    Error::precondition(
+        "it is there already: another sandbox uses this network namespace, and two cannot share one",
+    )
+}
+
+pub(super) fn set_interface(file: &File, name: &str, flags: libc::c_int) -> nix::Result<()> {
     // SAFETY: a C structure of plain numbers, for which all zeros is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {

@@ -14,16 +14,23 @@ const ALL: u16 = 0x0003_u16.to_be();
 /// Makes the place for filters at the link with this index.
 pub(crate) async fn add_ingress(handle: &Handle, index: u32) -> Result<()> {
     let added = handle.qdisc().add(index as i32).ingress().execute().await;
-    added.map_err(|error| match errno(&error) {
-        Some(Errno::EEXIST) => Error::precondition(
+    added.map_err(|error| errno(&error).and_then(no_ingress).unwrap_or_else(|| error.into()))
+}
+
+/// Why there is no place for filters, where it can be said.
+fn no_ingress(errno: Errno) -> Option<Error> {
+    let why = match errno {
+        Errno::EEXIST => {
             "it has an ingress qdisc already, whose filters would be in the way: remove it, or set internetworking_model \
-             to \"none\"",
-        ),
-        Some(Errno::ENOENT | Errno::EOPNOTSUPP) => Error::precondition(
-            "the kernel has no ingress qdisc: load the module sch_ingress (CONFIG_NET_SCH_INGRESS)",
-        ),
-        _ => error.into(),
-    })
+             to \"none\""
+        }
+        Errno::ENOENT | Errno::EOPNOTSUPP => {
+            "the kernel has no ingress qdisc: load the module sch_ingress (CONFIG_NET_SCH_INGRESS), or set \
+             internetworking_model to \"macvtap\""
+        }
+        _ => return None,
+    };
+    Some(Error::precondition(why))
 }
 
 /// Sends all that comes in at link `from` out at link `to`. By u32, which is older than matchall, and present where that
@@ -31,12 +38,16 @@ pub(crate) async fn add_ingress(handle: &Handle, index: u32) -> Result<()> {
 pub(crate) async fn redirect(handle: &Handle, from: u32, to: u32) -> Result<()> {
     let filter = handle.traffic_filter(from as i32).add().parent(INGRESS).protocol(ALL).redirect(to);
     let added = filter?.execute().await;
-    added.map_err(|error| match errno(&error) {
-        Some(Errno::ENOENT | Errno::EOPNOTSUPP) => Error::precondition(
+    added.map_err(|error| errno(&error).and_then(no_redirect).unwrap_or_else(|| error.into()))
+}
+
+/// Why a filter cannot be, where it can be said.
+fn no_redirect(errno: Errno) -> Option<Error> {
+    matches!(errno, Errno::ENOENT | Errno::EOPNOTSUPP).then(|| {
+        Error::precondition(
             "the kernel cannot redirect: load the modules cls_u32 and act_mirred (CONFIG_NET_CLS_U32, \
-             CONFIG_NET_ACT_MIRRED)",
-        ),
-        _ => error.into(),
+             CONFIG_NET_ACT_MIRRED), or set internetworking_model to \"macvtap\"",
+        )
     })
 }
 
@@ -56,4 +67,25 @@ pub(crate) async fn remove_ingress(handle: &Handle, index: u32) -> Result<()> {
 /// The same in a namespace that was remembered. Blocks.
 pub(crate) fn undo_ingress(namespace: &NamespaceId, index: u32) -> Result<()> {
     namespace.undo(async |handle| remove_ingress(&handle, index).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_named_with_what_to_do() {
+        for (errno, ingress, redirect) in [
+            (Errno::ENOENT, Some("sch_ingress"), Some("act_mirred")),
+            (Errno::EOPNOTSUPP, Some("sch_ingress"), Some("act_mirred")),
+            (Errno::EEXIST, Some("already"), None),
+            (Errno::ENODEV, None, None),
+        ] {
+            for (said, words) in [(no_ingress(errno), ingress), (no_redirect(errno), redirect)] {
+                let said = said.map(|error| error.to_string());
+                assert_eq!(said.is_some(), words.is_some(), "{errno}");
+                assert!(said.unwrap_or_default().contains(words.unwrap_or_default()), "{errno}");
+            }
+        }
+    }
 }

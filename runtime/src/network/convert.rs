@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -69,18 +69,13 @@ pub(super) fn convert(dump: Dump, ours: impl Fn(&str) -> bool) -> Result<Scan> {
 
 /// The link as the guest shall have it; `None` for the loopback and for what is not in use.
 fn endpoint(link: &LinkMessage, addresses: &[AddressMessage]) -> Result<Option<Endpoint>> {
-    let (mut name, mut mac, mut mtu, mut kind) = (String::new(), None, 0, None);
+    let (mut name, mut mac, mut mtu, mut infos) = (String::new(), None, 0, [].as_slice());
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name.clone_from(value),
             LinkAttribute::Address(value) => mac = Mac::try_from(value.as_slice()).ok(),
             LinkAttribute::Mtu(value) => mtu = *value,
-            LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind),
-                    _ => None,
-                });
-            }
+            LinkAttribute::LinkInfo(value) => infos = value.as_slice(),
             _ => {}
         }
     }
@@ -90,7 +85,7 @@ fn endpoint(link: &LinkMessage, addresses: &[AddressMessage]) -> Result<Option<E
         return Ok(None);
     }
     let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
-    let (kind, mac) = match (kind_of(kind), mac) {
+    let (kind, mac) = match (kind_of(infos), mac) {
         (Kind::Joined(kind), Some(mac)) if is_ethernet => (Kind::Joined(kind), mac),
         (Kind::Joined(kind), _) => (
             Kind::Unsupported(format!("a device of kind {kind} without Ethernet addresses cannot be joined")),
@@ -280,7 +275,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use rtnetlink::packet_route::{
-        link::InfoKind,
+        link::{InfoKind, LinkInfo},
         route::{RouteNextHop, RouteScope},
     };
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use rtnetlink::packet_route::link::InfoKind;
+use rtnetlink::packet_route::link::{InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkInfo};
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
@@ -88,10 +88,20 @@ pub(super) enum Kind {
 }
 
 /// By a link's kind; none is a device of the machine's own.
-pub(super) fn kind_of(kind: Option<&InfoKind>) -> Kind {
+pub(super) fn kind_of(infos: &[LinkInfo]) -> Kind {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
     let Some(kind) = kind else {
         return Kind::Unsupported("a physical device needs passthrough, which is not served".into());
     };
+    // It gives packets to the namespace's own stack behind the place where filters are asked.
+    let l3s = InfoIpVlan::Mode(IpVlanMode::L3S);
+    if infos.iter().any(|info| matches!(info, LinkInfo::Data(InfoData::IpVlan(data)) if data.contains(&l3s)))
+    {
+        return Kind::Unsupported("an ipvlan of mode l3s takes packets past the guest: use l2 or l3".into());
+    }
     match kind {
         InfoKind::Veth
         | InfoKind::Vlan
@@ -109,4 +119,18 @@ pub(super) fn is_fallback(name: &str) -> bool {
     const FALLBACKS: [&str; 10] =
         ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0", "teql0"];
     FALLBACKS.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipvlan_is_joined_in_the_modes_whose_packets_filters_see() {
+        for (mode, joined) in [(IpVlanMode::L2, true), (IpVlanMode::L3, true), (IpVlanMode::L3S, false)] {
+            let data = LinkInfo::Data(InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)]));
+            let kind = kind_of(&[LinkInfo::Kind(InfoKind::IpVlan), data]);
+            assert_eq!(matches!(kind, Kind::Joined(_)), joined, "{mode:?}");
+        }
+    }
 }

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use rtnetlink::{
+    packet_core::NetlinkPayload,
+    packet_route::{RouteNetlinkMessage, neighbour::NeighbourState},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     endpoint::{Endpoint, Neighbour, Route, Scan},
     guest,
-    joints::{Added, Joints},
+    joints::{Added, Joints, Parted},
 };
 use crate::{
     agent::AgentClient,
@@ -32,6 +36,8 @@ struct Told {
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     neighbours: Vec<Neighbour>,
+    /// The endpoints that outsiders read of.
+    recorded: Vec<Endpoint>,
     /// What people were told that the guest does not have.
     left_out: Vec<String>,
 }
@@ -54,9 +60,12 @@ impl Follower {
                     let _ = request.send(self.settle().await); // The asker may have left.
                 }
                 event = self.joints.connection.events.next() => {
-                    if event.is_none() {
+                    let Some((event, _)) = event else {
                         tracing::error!("the kernel's news of the network have ended: the guest's stays as it is");
                         return self.answer(requests).await;
+                    };
+                    if is_small_talk(&event.payload) {
+                        continue;
                     }
                     // Many come at once, and one look finds all.
                     self.forget_events();
@@ -80,14 +89,14 @@ impl Follower {
     }
 
     /// Gives the guest what stands in the namespace now.
-    pub async fn settle(&mut self) -> Result<()> {
+    async fn settle(&mut self) -> Result<()> {
         let scan = self.joints.scan().await?;
         for fact in scan.left_out.iter().filter(|fact| !self.told.left_out.contains(fact)) {
             tracing::warn!(fact, "the guest's network lacks something");
         }
         self.told.left_out.clone_from(&scan.left_out);
-        for number in self.joints.part(&scan.endpoints)? {
-            self.vm.connect_network(number, false).await.context("unplug the cable of a card")?;
+        for parted in self.joints.part(&scan.endpoints).await? {
+            self.remove(parted).await.context("unplug the cable of a card")?;
         }
         let mut first = Ok(());
         for endpoint in scan
@@ -98,19 +107,44 @@ impl Follower {
             .collect::<Vec<_>>()
         {
             let added = self.add(&endpoint).await;
+            if added.is_err() && self.joints.is_gone(endpoint.index).await {
+                continue; // Of which there will be news.
+            }
             first = first.and(added.with_context(|| format!("interface {}", endpoint.name)));
         }
         self.tell(scan).await?;
         first
     }
 
+    /// Takes a card away whose link has gone. The guest may not want to let it go: then it keeps it, without a cable, and
+    /// the port is lost.
+    async fn remove(&mut self, parted: Parted) -> Result<()> {
+        let Parted { number, link, mac, name } = parted;
+        self.vm.connect_network(number, false).await?;
+        // Of a card that goes unasked, a guest whose ports are quiet would know nothing.
+        if let Err(error) = self.agent.remove_interface(guest::colons(&mac), name.clone()).await {
+            tracing::warn!(%error, name, "the guest does not let go of a card whose link has gone");
+        }
+        match self.vm.remove_network(number).await {
+            Ok(()) => {
+                self.told.endpoints.retain(|told| told.index != link);
+                self.joints.give_up(number).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, name, "the guest keeps a card whose link has gone");
+                Ok(())
+            }
+        }
+    }
+
     async fn add(&mut self, endpoint: &Endpoint) -> Result<()> {
         match self.joints.add(endpoint).await? {
             Added::Back(number) => self.vm.connect_network(number, true).await,
             Added::New(nic) => {
+                let number = nic.number;
                 let added = self.vm.add_network(nic).await;
                 if added.is_err() {
-                    self.joints.give_up(endpoint.index);
+                    self.joints.give_up(number).await?;
                 }
                 added
             }
@@ -123,10 +157,12 @@ impl Follower {
         let there = |link: u32| scan.endpoints.iter().any(|endpoint| endpoint.index == link);
         scan.routes.retain(|route| there(route.link));
         scan.neighbours.retain(|neighbour| there(neighbour.link));
-        // The card stays, without its link's addresses.
+        // A card that the guest has kept loses its link's addresses.
         for gone in self.told.endpoints.extract_if(.., |told| !there(told.index)) {
             let bare = Endpoint { addresses: Vec::new(), ..gone };
-            self.agent.update_interface(&guest::interface(&bare)).await?;
+            if let Err(error) = self.agent.update_interface(&guest::interface(&bare)).await {
+                tracing::warn!(%error, "a card without a link may have addresses still");
+            }
         }
         let mut changed = false;
         for endpoint in &scan.endpoints {
@@ -148,6 +184,10 @@ impl Follower {
             }
             changed = true;
         }
+        if self.told.recorded != self.told.endpoints {
+            self.joints.record(&self.told.endpoints)?;
+            self.told.recorded.clone_from(&self.told.endpoints);
+        }
         // A link that was down meanwhile has lost its routes.
         if self.told.routes != scan.routes || changed && !scan.routes.is_empty() {
             self.agent.update_routes(&guest::routes(&scan.routes, &scan.endpoints)).await?;
@@ -158,5 +198,16 @@ impl Follower {
             self.told.neighbours = scan.neighbours;
         }
         Ok(())
+    }
+}
+
+/// News of a neighbour that was asked for, of which there may be many.
+fn is_small_talk(news: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    match news {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
+            neighbour.header.state != NeighbourState::Permanent
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(_)) => true,
+        _ => false,
     }
 }

@@ -91,7 +91,8 @@ fn name(endpoints: &[Endpoint], index: u32) -> String {
     endpoints.iter().find(|endpoint| endpoint.index == index).map_or_else(String::new, |e| e.name.clone())
 }
 
-fn colons(mac: &[u8]) -> String {
+/// A hardware address as the wire has it.
+pub(super) fn colons(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 

@@ -1,19 +1,28 @@
 //! Links of the namespace and the taps they are joined to.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
+use futures::TryStreamExt;
 use rtnetlink::{LinkUnspec, MulticastGroup};
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
-    endpoint::{Endpoint, Scan},
+    endpoint::{Endpoint, Kind, Mac, Scan},
+    guest,
     scan::scan,
 };
 use crate::{
     config::InternetworkingModel,
     error::{Context, Error, Result},
     ledger::{Ledger, Resource},
-    netlink::{Connection, Namespace, tap, traffic},
+    netlink::{Connection, Namespace, macvtap, tap, traffic},
+    state::{
+        self, StateStore,
+        endpoint::{Address, Interface},
+    },
     vm::Nic,
 };
 
@@ -26,6 +35,7 @@ const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Neigh,
 ];
 
 /// What a network is made with.
@@ -35,6 +45,7 @@ pub(crate) struct Settings {
     /// Of each card.
     pub queues: u32,
     pub ledger: Ledger,
+    pub store: Arc<StateStore>,
 }
 
 /// All joints of a namespace.
@@ -49,14 +60,44 @@ pub(super) struct Joints {
 struct Joint {
     /// The link's index; `None` when it has gone.
     link: Option<u32>,
+    name: String,
     /// The link's when the card was made.
-    mac: [u8; 6],
+    mac: Mac,
+    way: Way,
     /// Of the card.
     number: usize,
     tap: u32,
     /// Until the VM has it.
     nic: Option<Nic>,
     joined: bool,
+}
+
+/// How packets come from a link to its tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By filters at both.
+    Filters,
+    /// The tap is on top of the link.
+    OnTop,
+    /// That is somebody else's work.
+    Foreign,
+}
+
+impl Way {
+    fn of(model: InternetworkingModel, kind: &Kind) -> Self {
+        match (model, kind) {
+            // Such a link is on top of another one already, which would be the one to be taken over.
+            (InternetworkingModel::Macvtap, Kind::Joined(kind))
+                if matches!(kind.as_str(), "macvlan" | "ipvlan") =>
+            {
+                tracing::info!(kind, "a link of this kind is joined by tcfilter, not by macvtap");
+                Self::Filters
+            }
+            (InternetworkingModel::Macvtap, _) => Self::OnTop,
+            (InternetworkingModel::Tcfilter, _) => Self::Filters,
+            (InternetworkingModel::None, _) => Self::Foreign,
+        }
+    }
 }
 
 impl Joints {
@@ -73,7 +114,11 @@ impl Joints {
     /// Makes a tap for each link that is there.
     pub async fn prepare(&mut self) -> Result<()> {
         for endpoint in self.scan().await?.endpoints {
-            self.make(&endpoint).await.with_context(|| format!("interface {}", endpoint.name))?;
+            if let Err(error) = self.make(&endpoint).await
+                && !self.is_gone(endpoint.index).await
+            {
+                return Err(error.context(format!("interface {}", endpoint.name)));
+            }
         }
         Ok(())
     }
@@ -93,9 +138,21 @@ impl Joints {
     /// Joins every link that is not yet.
     pub async fn join(&mut self) -> Result<()> {
         for at in 0..self.joints.len() {
-            self.join_one(at).await?;
+            let Some(link) = self.joints[at].link else { continue };
+            if let Err(error) = self.join_one(at).await
+                && !self.is_gone(link).await
+            {
+                return Err(error.context(format!("interface {}", self.joints[at].name)));
+            }
         }
         Ok(())
+    }
+
+    /// Whether a link has gone, which explains whatever went wrong with it.
+    pub async fn is_gone(&self, link: u32) -> bool {
+        let found = self.connection.handle.link().get().match_index(link).execute();
+        let found = within(async { found.try_collect::<Vec<_>>().await.map_err(Error::from) }).await;
+        found.is_err()
     }
 
     pub fn has(&self, link: u32) -> bool {
@@ -105,7 +162,12 @@ impl Joints {
     /// Joins a link that has come. Returns its card if the VM has none for it, and the number of the one it has if it
     /// has.
     pub async fn add(&mut self, endpoint: &Endpoint) -> Result<Added> {
-        let spare = self.joints.iter().position(|joint| joint.link.is_none() && joint.mac == endpoint.mac);
+        let way = Way::of(self.settings.model, &endpoint.kind);
+        let spare = self.joints.iter().position(|joint| {
+            joint.link.is_none()
+                && joint.mac == endpoint.mac
+                && (joint.way, way) == (Way::Filters, Way::Filters)
+        });
         let at = match spare {
             Some(at) => {
                 self.joints[at].link = Some(endpoint.index);
@@ -120,7 +182,7 @@ impl Joints {
         if let Err(error) = self.join_one(at).await {
             self.joints[at].link = None;
             if spare.is_none() {
-                self.joints.remove(at); // Its tap goes with the descriptors.
+                self.give_up(self.joints[at].number).await?;
             }
             return Err(error);
         }
@@ -128,23 +190,30 @@ impl Joints {
         Ok(joint.nic.take().map_or(Added::Back(joint.number), Added::New))
     }
 
-    /// Forgets the card of a link that no VM has taken.
-    pub fn give_up(&mut self, link: u32) {
-        self.joints.retain(|joint| joint.link != Some(link));
+    /// Forgets the card of a link, which no VM has, with its tap.
+    pub async fn give_up(&mut self, number: usize) -> Result<()> {
+        self.joints.retain(|joint| joint.number != number);
+        self.release_tap(number).await
     }
 
-    /// Parts the links that are not among `there` any more; returns the numbers of their cards.
-    pub fn part(&mut self, there: &[Endpoint]) -> Result<Vec<usize>> {
+    /// Parts the links that are not among `there` any more, or have got another hardware address, from their cards.
+    pub async fn part(&mut self, there: &[Endpoint]) -> Result<Vec<Parted>> {
         let mut parted = Vec::new();
         for joint in &mut self.joints {
-            let gone = |link: &u32| !there.iter().any(|endpoint| endpoint.index == *link);
-            if let Some(link) = joint.link.take_if(|link| gone(link)) {
-                joint.joined = false;
-                parted.push(joint.number);
-                // Its filters went with it.
+            let stays = |link: u32| there.iter().find(|endpoint| endpoint.index == link);
+            let Some(link) = joint.link else { continue };
+            if stays(link).is_some_and(|endpoint| endpoint.mac == joint.mac) {
+                continue;
+            }
+            if joint.way == Way::Filters && joint.joined {
+                if stays(link).is_some() {
+                    within(traffic::remove_ingress(&self.connection.handle, link)).await?;
+                } // Else its filters went with it.
                 let namespace = self.namespace.id().clone();
                 self.settings.ledger.forget(&Resource::Ingress { namespace, link })?;
             }
+            (joint.link, joint.joined) = (None, false);
+            parted.push(Parted { number: joint.number, link, mac: joint.mac, name: joint.name.clone() });
         }
         Ok(parted)
     }
@@ -157,12 +226,42 @@ impl Joints {
         }
     }
 
+    /// Lets outsiders read which links the guest has.
+    pub fn record(&self, endpoints: &[Endpoint]) -> Result<()> {
+        let model = match self.settings.model {
+            InternetworkingModel::Macvtap => 1,
+            InternetworkingModel::Tcfilter => 2,
+            InternetworkingModel::None => 3,
+        };
+        let told = |endpoint: &Endpoint| {
+            let number = self.joints.iter().find(|joint| joint.link == Some(endpoint.index))?.number;
+            let addresses = endpoint.addresses.iter();
+            let link = Interface {
+                name: endpoint.name.clone(),
+                hard_addr: guest::colons(&endpoint.mac),
+                addrs: addresses.map(|prefix| Address::new(prefix.address, prefix.length)).collect(),
+            };
+            let (Kind::Joined(kind) | Kind::Unsupported(kind)) = &endpoint.kind;
+            Some(state::endpoint::Endpoint::new(kind, number, tap_name(number), link, model))
+        };
+        let endpoints = endpoints.iter().filter_map(told).collect();
+        self.settings.store.update(|record| record.network.endpoints = endpoints)
+    }
+
     async fn make(&mut self, endpoint: &Endpoint) -> Result<()> {
         let number = self.joints.iter().map(|joint| joint.number + 1).max().unwrap_or(0);
         let (namespace, name) = (self.namespace.id().clone(), tap_name(number));
         let claim = Resource::Tap { namespace, name: name.clone() };
         self.settings.ledger.claim(claim.clone())?;
-        let tap = match tap::make(&self.namespace, &name, self.settings.queues).await {
+        let (way, queues) = (Way::of(self.settings.model, &endpoint.kind), self.settings.queues);
+        let made = match way {
+            Way::Filters | Way::Foreign => tap::make(&self.namespace, &name, queues).await,
+            Way::OnTop => {
+                let handle = &self.connection.handle;
+                within(macvtap::make(&self.namespace, handle, &name, endpoint.index, queues)).await
+            }
+        };
+        let tap = match made {
             Ok(tap) => tap,
             Err(error) => {
                 // One of that name is not ours.
@@ -174,13 +273,23 @@ impl Joints {
         let nic = Nic { number, mac: endpoint.mac, queues: Arc::from(tap.queues) };
         self.joints.push(Joint {
             link: Some(endpoint.index),
+            name: endpoint.name.clone(),
             mac: endpoint.mac,
+            way,
             number,
             tap: tap.index,
             nic: Some(nic),
             joined: false,
         });
         Ok(())
+    }
+
+    async fn release_tap(&self, number: usize) -> Result<()> {
+        let (namespace, ledger) = (self.namespace.id().clone(), self.settings.ledger.clone());
+        let tap = Resource::Tap { namespace, name: tap_name(number) };
+        spawn_blocking(move || ledger.release(&tap))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))?
     }
 
     async fn set_mtu(&self, link: u32, mtu: u32) -> Result<()> {
@@ -193,11 +302,8 @@ impl Joints {
     async fn join_one(&mut self, at: usize) -> Result<()> {
         let joint = &self.joints[at];
         let Some(link) = joint.link.filter(|_| !joint.joined) else { return Ok(()) };
-        match self.settings.model {
-            InternetworkingModel::None => {}
-            InternetworkingModel::Tcfilter => {
-                self.join_links(link, joint.tap).await.context("join it to its tap")?
-            }
+        if joint.way == Way::Filters {
+            self.join_links(link, joint.tap).await.context("join it to its tap")?;
         }
         self.joints[at].joined = true;
         Ok(())
@@ -229,11 +335,19 @@ pub(super) enum Added {
     Back(usize),
 }
 
+/// A card whose link is no longer what it was.
+pub(super) struct Parted {
+    pub number: usize,
+    pub link: u32,
+    pub mac: Mac,
+    pub name: String,
+}
+
 fn tap_name(number: usize) -> String {
     format!("tap{number}_kata")
 }
 
-async fn within(work: impl Future<Output = Result<()>>) -> Result<()> {
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(DEADLINE, work)
         .await
         .map_err(|_| Error::deadline(format!("the kernel does not answer within {DEADLINE:?}")))?

@@ -16,7 +16,7 @@ mod scan;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -90,46 +90,58 @@ impl Ground {
         }
     }
 
-    /// Follows the network of a running VM, whose guest has what stands there now when this returns.
+    /// Follows the network of a running VM from now on.
     pub async fn follow(self, vm: Arc<dyn Vm>, agent: Arc<AgentClient>) -> Result<Network> {
         let joints = match self.place {
-            Place::Host => return Ok(Network { follower: None }),
+            Place::Host => return Ok(Network::none()),
             Place::Made(joints) => joints,
             Place::WithVm => {
                 let path = format!("/proc/{}/ns/net", vm.pid());
                 let namespace = Namespace::open(Path::new(&path))?;
                 if namespace.is_our_own()? {
-                    return Ok(Network { follower: None }); // A hypervisor that knows no namespaces.
+                    return Ok(Network::none()); // A hypervisor that knows no namespaces.
                 }
                 Joints::new(self.settings, namespace).await?
             }
         };
         let (requests, received) = mpsc::channel(1);
-        let mut follower = Follower::new(joints, vm, agent);
-        follower.settle().await?;
-        let task = tokio::spawn(follower.run(received));
-        Ok(Network { follower: Some((requests, task)) })
+        let (first, outcome) = oneshot::channel();
+        requests.try_send(first).map_err(|_| Error::internal("the follower takes no request"))?;
+        let task = tokio::spawn(Follower::new(joints, vm, agent).run(received));
+        Ok(Network { follower: Some((requests, task)), first: Mutex::new(Some(outcome)) })
     }
 }
 
 /// The network of a running VM. Dropping it leaves all as it is, for the ledger to undo.
 pub(crate) struct Network {
     follower: Option<(mpsc::Sender<Request>, JoinHandle<()>)>,
+    /// What came of what stood in the namespace when the VM was ready, until somebody has asked.
+    first: Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
 
 impl Network {
+    fn none() -> Self {
+        Self { follower: None, first: Mutex::new(None) }
+    }
+
+    /// Returns when the guest has what stood in the namespace when its VM was ready.
+    pub async fn ready(&self) -> Result<()> {
+        let mut first = self.first.lock().await;
+        let Some(outcome) = &mut *first else { return Ok(()) };
+        let outcome = settled(async { outcome.await.map_err(|_| ended())? }).await;
+        *first = None;
+        outcome
+    }
+
     /// Returns when the guest has what stands in the namespace now.
     pub async fn settle(&self) -> Result<()> {
         let Some((requests, _)) = &self.follower else { return Ok(()) };
-        let settled = async {
-            let ended = || Error::unavailable("the network is no longer followed");
+        let settle = async {
             let (sender, answer) = oneshot::channel();
             requests.send(sender).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
-        timeout(SETTLE, settled)
-            .await
-            .map_err(|_| Error::deadline(format!("the guest's network is not ready within {SETTLE:?}")))?
+        settled(settle).await
     }
 
     /// Follows no longer, and lets go of the namespace.
@@ -144,4 +156,14 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn ended() -> Error {
+    Error::unavailable("the network is no longer followed")
+}
+
+async fn settled(settling: impl Future<Output = Result<()>>) -> Result<()> {
+    timeout(SETTLE, settling)
+        .await
+        .map_err(|_| Error::deadline(format!("the guest's network is not ready within {SETTLE:?}")))?
 }

@@ -74,7 +74,7 @@ pub(super) fn vm_spec(
         Channel::VhostUserVsock => MemoryKind::Shared,
         Channel::Vsock | Channel::Serial => share.memory(),
     };
-    let workload = Workload::of_sandbox(bundle);
+    let workload = Workload::of_sandbox(bundle, config.runtime.static_sandbox_resource_mgmt);
     let rootfs = if hypervisor.image.as_os_str().is_empty() {
         GuestRootfs::Initrd(hypervisor.initrd.clone())
     } else {

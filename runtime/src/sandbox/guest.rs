@@ -24,7 +24,7 @@ impl Sandbox {
             mount_point: guest::SHM_DIR.into(),
             ..Default::default()
         };
-        let Identity { id, hostname } = lock(&self.identity).clone();
+        let Identity { id, hostname, .. } = lock(&self.identity).clone();
         CreateSandboxRequest {
             hostname,
             sandbox_id: id.to_string(),

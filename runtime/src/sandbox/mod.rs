@@ -5,6 +5,7 @@ mod booting;
 mod cloning;
 mod guest;
 mod monitor;
+mod networking;
 mod oom;
 mod reserve;
 mod resize;
@@ -13,7 +14,7 @@ use std::{
     collections::HashMap,
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,7 @@ use tokio::{
 
 use crate::{
     agent::AgentClient,
-    bundle::Bundle,
+    bundle::{Bundle, Role},
     config::Config,
     container::{Container, Owner},
     error::{Context, Error, ErrorKind, Result},
@@ -37,6 +38,7 @@ use crate::{
     ledger::{Ledger, Resource},
     network::Network,
     paths::Paths,
+    ports::{Forward, Names, resolv_conf},
     process::{Exit, Status},
     share_fs::ShareFs,
     state::{ContainerConfig, ProcessId, Record, StateStore},
@@ -76,6 +78,8 @@ pub struct Sandbox {
     /// Whether the guest stands still, and hears nobody.
     resting: AtomicBool,
     vm_spec: SyncMutex<Option<VmSpec>>,
+    /// Whether a kubelet may ask for its ports.
+    is_pod: bool,
     running: OnceLock<Running>,
     /// `None` while a container of that name is being created or deleted.
     containers: SyncMutex<HashMap<String, Option<Arc<Container>>>>,
@@ -93,6 +97,8 @@ struct Identity {
     id: SandboxId,
     /// The guest's host name: the first container's, or the host's, as without a VM.
     hostname: String,
+    /// The file that tells its container which name servers there are.
+    resolv_conf: Option<PathBuf>,
 }
 
 /// What there is once the VM runs.
@@ -100,8 +106,22 @@ struct Running {
     vm: Arc<dyn Vm>,
     agent: Arc<AgentClient>,
     network: Network,
+    /// A pod's.
+    ports: Option<Forward>,
+    names: Names,
     /// As it is by now.
     size: Mutex<VmSize>,
+}
+
+impl Running {
+    /// Of the network namespace: its owner may be waiting for that.
+    fn let_go(&self) {
+        self.network.close();
+        if let Some(ports) = &self.ports {
+            ports.close();
+        }
+        self.names.close();
+    }
 }
 
 impl Sandbox {
@@ -129,13 +149,18 @@ impl Sandbox {
         };
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
-            identity: SyncMutex::new(Identity { id: setup.id.clone(), hostname: boot::hostname(bundle) }),
+            identity: SyncMutex::new(Identity {
+                id: setup.id.clone(),
+                hostname: boot::hostname(bundle),
+                resolv_conf: resolv_conf(bundle),
+            }),
             resting: AtomicBool::new(false),
             setup,
             store,
             ledger,
             share,
             vm_spec: SyncMutex::new(Some(spec)),
+            is_pod: bundle.role == Role::PodSandbox,
             running: OnceLock::new(),
             containers: SyncMutex::default(),
             monitor: SyncMutex::default(),
@@ -176,8 +201,9 @@ impl Sandbox {
     pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Arc<Container>> {
         let CreateContainer { id, bundle, rootfs, stdio } = request;
         let running = self.running()?;
+        let joins = matches!(bundle.role, Role::PodContainer { .. });
         self.reserve(&id)?;
-        let made = self.make_container(&id, &bundle, &rootfs, &stdio, running).await;
+        let made = self.make_networked_container(&id, &bundle, &rootfs, &stdio, running).await;
         let mut containers = lock(&self.containers);
         match made {
             Ok(container) => {
@@ -186,6 +212,10 @@ impl Sandbox {
                 let (container_id, pid) = (id.to_string(), running.vm.pid());
                 self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
                 self.listen_for_oom(running);
+                if joins {
+                    // Not before it can be found: whoever comes meanwhile is to count it.
+                    self.make_room(id.as_str(), container.workload(), running).await;
+                }
                 Ok(container)
             }
             Err(error) => {
@@ -216,7 +246,15 @@ impl Sandbox {
             hook_deadline: self.setup.config.agent.create_deadline(),
         };
         let seccomp = !self.setup.config.runtime.disable_guest_seccomp;
-        let made = Container::create(id.clone(), bundle, stdio.clone(), storage, seccomp, owner).await;
+        // What it sets may be about an interface, and hooks may have brought one.
+        let network = async {
+            match bundle.sets_network() {
+                true => running.network.settle().await.context("network"),
+                false => Ok(()),
+            }
+        };
+        let made =
+            Container::create(id.clone(), bundle, stdio.clone(), storage, seccomp, owner, network).await;
         phase("container-create", began);
         let container = match made {
             Ok(container) => container,
@@ -239,6 +277,9 @@ impl Sandbox {
         bundle: &Bundle,
         rootfs: &[RootfsMount],
     ) -> Result<Storage> {
+        if bundle.only_waits() {
+            return Ok(Storage::none(&self.ledger));
+        }
         // Snapshotters may sit on network file systems; they block a thread of their own.
         tokio::task::block_in_place(|| Storage::prepare(id, bundle, rootfs, &self.share, &self.ledger))
     }
@@ -260,8 +301,17 @@ impl Sandbox {
             && let Ok(running) = self.running()
         {
             running.network.settle().await.context("network")?;
+            self.serve_names(running).await;
         }
         container.start().await
+    }
+
+    /// The file may have come with an interface.
+    async fn serve_names(&self, running: &Running) {
+        let Some(file) = lock(&self.identity).resolv_conf.clone() else { return };
+        if let Err(error) = running.names.begin(&file, running.vm.pid(), &running.agent).await {
+            tracing::warn!(%error, ?file, "the guest cannot ask the engine's name server");
+        }
     }
 
     /// Removes a container that does not run. WrongState if it does.
@@ -325,7 +375,12 @@ impl Sandbox {
             }
         }
         if let Some(running) = self.running.get() {
-            running.network.close();
+            running.let_go();
+            // Takes the kernel as long as the VM's end, and can go on beside it. What fails is tried again below.
+            let ledger = self.ledger.clone();
+            let filters = spawn_blocking(move || {
+                ledger.release_those(|claim| matches!(claim, Resource::Ingress { .. }))
+            });
             let resting = self.resting.load(Ordering::Relaxed);
             if running.vm.exited().borrow().is_none() && !resting {
                 running.agent.destroy_sandbox().await;
@@ -333,6 +388,9 @@ impl Sandbox {
             if let Err(error) = running.vm.stop().await {
                 // The ledger knows the process too and ends it by force.
                 tracing::warn!(%error, "the VM does not end");
+            }
+            if let Ok(Err(error)) = filters.await {
+                tracing::debug!(%error, "filters are not released yet");
             }
         }
         if let Some(daemon) = self.share.daemon()
@@ -354,7 +412,7 @@ impl Sandbox {
     async fn guest_died(&self, reason: &str) {
         tracing::error!(sandbox = %self.id(), reason, "the VM ended by itself");
         if let Some(running) = self.running.get() {
-            running.network.close();
+            running.let_go();
             if let Err(error) = running.vm.stop().await {
                 tracing::warn!(%error, "the VM does not end");
             }

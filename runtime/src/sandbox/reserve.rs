@@ -14,6 +14,7 @@ use crate::{
     container::sizing::{Workload, growth, template_size, vm_size},
     error::{Context, Error, Result},
     ids::SandboxId,
+    ports::resolv_conf,
     vm::{MiB, NetworkNamespace, VmSize},
 };
 
@@ -38,13 +39,18 @@ impl Sandbox {
             return Err(Error::precondition("a VM that runs already is in a network namespace of its own"));
         }
         let host = boot::Host::look();
-        let wanted = vm_size(&config.hypervisor, Workload::of_sandbox(bundle), host.cpus);
+        let workload = Workload::of_sandbox(bundle, config.runtime.static_sandbox_resource_mgmt);
+        let wanted = vm_size(&config.hypervisor, workload, host.cpus);
         let size = template_size(&config.hypervisor, host.cpus, host.memory);
         let (vcpus, memory) = growth(size, wanted)
             .ok_or_else(|| Error::precondition("a VM that runs already cannot grow to that size"))?;
         let running = self.running()?;
         self.store.rename(&self.setup.paths.sandbox(id))?;
-        *lock(&self.identity) = Identity { id: id.clone(), hostname: boot::hostname(bundle) };
+        *lock(&self.identity) = Identity {
+            id: id.clone(),
+            hostname: boot::hostname(bundle),
+            resolv_conf: resolv_conf(bundle),
+        };
         self.store.update(|record| record.sandbox_container = id.to_string())?;
         running.vm.resume().await?;
         self.resting.store(false, Ordering::Relaxed);

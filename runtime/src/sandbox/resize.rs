@@ -6,6 +6,7 @@ use super::{Running, Sandbox, boot, lock};
 use crate::{
     container::sizing::{MEMORY_BLOCK, Workload, vm_size},
     error::Result,
+    process::Status,
     vm::MiB,
 };
 
@@ -15,20 +16,28 @@ impl Sandbox {
         let container = self.container(id)?;
         container.check_update()?;
         let running = self.running()?;
-        let wanted = self.workload(id, container.workload().updated(resources));
-        if let Err(error) = self.grow(running, wanted).await {
-            // The limit is still worth setting: it says what is allowed, not what there is.
-            tracing::warn!(%error, container = id, "the VM keeps its size");
-        }
+        self.make_room(id, container.workload().updated(resources), running).await;
         container.update(resources).await
     }
 
-    /// What all containers ask for, if the one called `id` asks for `new`.
+    /// Grows the VM, as far as it can, to what its containers ask for if the one called `id` asks for `new`.
+    pub(super) async fn make_room(&self, id: &str, new: Workload, running: &Running) {
+        if self.setup.config.runtime.static_sandbox_resource_mgmt {
+            return;
+        }
+        if let Err(error) = self.grow(running, self.workload(id, new)).await {
+            // The limit is still worth setting: it says what is allowed, not what there is.
+            tracing::warn!(%error, container = id, "the VM keeps its size");
+        }
+    }
+
+    /// What all containers ask for, if the one called `id` asks for `new`. One that has ended asks for nothing.
     fn workload(&self, id: &str, new: Workload) -> Workload {
         let containers = lock(&self.containers);
         let others = containers.iter().filter(|(name, _)| *name != id);
         others
             .filter_map(|(_, container)| container.as_ref())
+            .filter(|container| container.status() != Status::Stopped)
             .fold(new, |sum, other| sum.plus(other.workload()))
     }
 

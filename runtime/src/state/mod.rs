@@ -1,5 +1,6 @@
 //! What is remembered of a sandbox on disk.
 
+pub mod endpoint;
 mod pid;
 mod record;
 mod resource;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{pid::ProcessId, resource::Resource};
+use super::{endpoint::Endpoint, pid::ProcessId, resource::Resource};
 
 /// Version of the outer part: Kata's Go runtime writes 2.
 pub const PERSIST_VERSION: u32 = 2;
@@ -52,6 +52,7 @@ pub struct Network {
     /// Path of the network namespace; empty when the VM has one of its own.
     #[serde(rename = "NetworkID")]
     pub network_id: String,
+    pub endpoints: Vec<Endpoint>,
     pub network_created: bool,
 }
 

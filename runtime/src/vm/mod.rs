@@ -65,6 +65,9 @@ pub trait Vm: Send + Sync {
     /// Gives the running guest a network card. The guest may have to be told to look.
     async fn add_network(&self, nic: Nic) -> Result<()>;
 
+    /// Takes a network card away, and gives its taps up. On an error the guest may have it still.
+    async fn remove_network(&self, number: usize) -> Result<()>;
+
     /// Puts the cable of a network card in, or takes it out.
     async fn connect_network(&self, number: usize, connected: bool) -> Result<()>;
 

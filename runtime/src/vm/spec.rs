@@ -109,7 +109,7 @@ pub enum Device {
 }
 
 /// How many devices a VM takes while it runs; a clone also what its template has not.
-pub const PORTS: usize = 8;
+pub const PORTS: usize = 31;
 
 /// A network card, whose cable ends in a tap device.
 #[derive(Debug, Clone)]

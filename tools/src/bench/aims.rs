@@ -8,6 +8,10 @@ pub const EXEC: Aim = Aim::Ratio(2.0);
 pub const STREAM: Aim = Aim::Ratio(1.0 / 0.9);
 /// An exec among many at a time to one alone.
 pub const EXECS: Aim = Aim::Ratio(1.2);
+/// What filters between link and tap may cost: at least 0.95 of the tap alone.
+pub const NETWORK: Aim = Aim::Ratio(1.0 / 0.95);
+/// Milliseconds that one interface adds to a start.
+pub const INTERFACE: Aim = Aim::Value(40.0);
 /// CPU seconds of a start, the guest's own left out.
 pub const CPU_OUTSIDE_GUEST: Aim = Aim::Value(0.1);
 /// MiB.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -94,6 +94,26 @@ impl Engine {
         command.args(["run", "--detach", "--null-io"]);
         self.describe(&mut command, runtime, id, role);
         command.args(IDLE);
+        self.detach(command, runtime, id)
+    }
+
+    /// The same in a network namespace, with another program.
+    pub fn start_in<S: AsRef<str>>(
+        &self,
+        runtime: &Runtime,
+        id: &str,
+        namespace: &Path,
+        program: &[S],
+    ) -> Result<f64> {
+        let mut command = self.ctr();
+        command.args(["run", "--detach", "--null-io"]);
+        command.args(["--with-ns", &format!("network:{}", namespace.display())]);
+        self.describe(&mut command, runtime, id, Role::Alone);
+        command.args(program.iter().map(AsRef::as_ref));
+        self.detach(command, runtime, id)
+    }
+
+    fn detach(&self, command: Command, runtime: &Runtime, id: &str) -> Result<f64> {
         self.running().push(id.to_owned());
         let done =
             command::run(command, DEADLINE).with_context(|| format!("start {id} by {}", runtime.name))?;

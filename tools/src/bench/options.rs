@@ -15,6 +15,8 @@ pub enum What {
     Exec,
     /// What standard streams carry
     Io,
+    /// What the network carries, and what it adds to a start
+    Net,
     /// Starts per second with all cores busy
     Rate,
     /// Memory of an idle sandbox

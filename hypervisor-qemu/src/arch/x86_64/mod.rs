@@ -37,14 +37,14 @@ pub(crate) const KERNEL_PARAMETERS_TCG: &[&str] = &["mitigations=off"];
 /// Emulated, an instruction that copies byte by byte takes as long as it says: without these promises that it is fast, the
 /// guest copies eight or more bytes at a time, in half the time.
 pub(crate) const CPU_FEATURES_TCG: &str = "erms=off,fsrm=off";
-/// Plugging into a port must raise no event in the guest, see [`crate::device::port`]: neither by ACPI nor, with the
-/// kernel parameter, by the port itself.
+/// Plugging into a port must raise no event in the guest, see [`crate::device::ports`]: neither by ACPI nor, with the
+/// kernel parameter, by the bridge itself.
 pub(crate) const QUIET_PORTS: &[&str] = &["ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"];
 pub(crate) const QUIET_PORTS_KERNEL_PARAMETER: &str = "pcie_ports=compat";
 /// The device that tells a guest's kernel that it was cloned, so that it reseeds its random numbers by itself.
 pub(crate) const GENERATION_ID: Option<&str> = Some("vmgenid");
-/// The machine types that have PCIe ports.
-pub(crate) const PCIE_MACHINE_TYPES: &[&str] = &["q35"];
+/// The machine types whose ports can be made quiet.
+pub(crate) const QUIET_MACHINE_TYPES: &[&str] = &["q35"];
 
 /// The console is the first serial port: unlike a virtio console it needs no module, so that a kernel's panic before
 /// its initrd is seen, too. It costs no time at boot.

@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod command;
+pub mod namespace;
 pub mod patience;
 pub mod process;
 pub mod smaps;

@@ -7,6 +7,7 @@ pub mod growth;
 pub mod idle;
 pub mod io;
 pub mod memory;
+pub mod net;
 pub mod rate;
 pub mod second;
 pub mod start;
