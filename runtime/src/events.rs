@@ -9,7 +9,7 @@ use crate::{process::Exit, stdio::Stdio, storage::RootfsMount};
 pub type Sender = mpsc::UnboundedSender<Event>;
 
 /// In the order of a container's life: created < started < exited < deleted; an exec's exit comes before its
-/// container's. `pid` is always the hypervisor's.
+/// container's. `pid` is the hypervisor's, but for an exec.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Created {

@@ -78,17 +78,18 @@ pub struct Process {
     size: Mutex<Option<(u32, u32)>>,
     /// What an exec will run.
     spec: Option<oci::Process>,
+    pid: u32,
 }
 
 impl Process {
     /// The container's init, which exists in the guest and waits for its start.
-    pub(crate) fn init(agent: Arc<AgentClient>, container: &str, stdio: Stdio) -> Self {
-        Self::new(agent, GuestProcess::init(container), stdio, None)
+    pub(crate) fn init(agent: Arc<AgentClient>, container: &str, stdio: Stdio, pid: u32) -> Self {
+        Self::new(agent, GuestProcess::init(container), stdio, None, pid)
     }
 
     /// What stands for an init that only waits for a signal to end it. The guest knows nothing of it.
-    pub(crate) fn waiting(agent: Arc<AgentClient>, container: &str, stdio: Stdio) -> Self {
-        Self { waiting: Some(watch::Sender::new(None)), ..Self::init(agent, container, stdio) }
+    pub(crate) fn waiting(agent: Arc<AgentClient>, container: &str, stdio: Stdio, pid: u32) -> Self {
+        Self { waiting: Some(watch::Sender::new(None)), ..Self::init(agent, container, stdio, pid) }
     }
 
     /// An exec, which the guest knows nothing of before its start.
@@ -98,11 +99,19 @@ impl Process {
         id: &str,
         spec: oci::Process,
         stdio: Stdio,
+        pid: u32,
     ) -> Self {
-        Self::new(agent, GuestProcess { container: container.into(), exec: id.into() }, stdio, Some(spec))
+        let guest = GuestProcess { container: container.into(), exec: id.into() };
+        Self::new(agent, guest, stdio, Some(spec), pid)
     }
 
-    fn new(agent: Arc<AgentClient>, guest: GuestProcess, stdio: Stdio, spec: Option<oci::Process>) -> Self {
+    fn new(
+        agent: Arc<AgentClient>,
+        guest: GuestProcess,
+        stdio: Stdio,
+        spec: Option<oci::Process>,
+        pid: u32,
+    ) -> Self {
         Self {
             guest,
             waiting: None,
@@ -114,11 +123,22 @@ impl Process {
             input: Mutex::new(Input::Open(None)),
             size: Mutex::new(None),
             spec,
+            pid,
         }
     }
 
     pub fn status(&self) -> Status {
         *lock(&self.status)
+    }
+
+    /// What is told as its pid: none for an exec that was not started.
+    pub fn pid(&self) -> u32 {
+        if self.spec.is_some() && self.status() == Status::Created { 0 } else { self.pid }
+    }
+
+    /// The same of one that was started; takes no lock.
+    pub(crate) fn started_pid(&self) -> u32 {
+        self.pid
     }
 
     pub fn exit(&self) -> Option<Exit> {

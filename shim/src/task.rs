@@ -21,7 +21,6 @@ use runtime::{
     container::Container,
     error::{Error, Result},
     ids::{ContainerId, ExecId},
-    process::Status,
     sandbox::{CreateContainer, Sandbox},
     stdio::Stdio,
 };
@@ -81,7 +80,8 @@ impl Task for TaskService {
                 exec => container.start_exec(exec).await?,
             }
             phase("task-start", began);
-            Ok(StartResponse { pid: sandbox.pid(), ..Default::default() })
+            let pid = container.process(exec(&request.exec_id)).map_or(0, |process| process.pid());
+            Ok(StartResponse { pid, ..Default::default() })
         };
         self.carried_out(span, start).await
     }
@@ -90,7 +90,7 @@ impl Task for TaskService {
         let span = self.span("delete", &request.id, &request.exec_id);
         let delete = |this: Self| async move {
             let (sandbox, container) = this.find(&request.id)?;
-            let pid = pid(&sandbox, &container, exec(&request.exec_id))?;
+            let pid = container.process(exec(&request.exec_id))?.pid();
             let exit = match request.exec_id.as_str() {
                 "" => sandbox.delete_container(&request.id).await?,
                 exec => container.delete_exec(exec).await?,
@@ -122,12 +122,12 @@ impl Task for TaskService {
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
         let span = self.span("state", &request.id, &request.exec_id);
         let state = async {
-            let (sandbox, container) = self.find(&request.id)?;
+            let (_, container) = self.find(&request.id)?;
             let process = container.process(exec(&request.exec_id))?;
             Ok(StateResponse {
                 id: container.id().to_string(),
                 bundle: container.bundle().display().to_string(),
-                pid: pid(&sandbox, &container, exec(&request.exec_id))?,
+                pid: process.pid(),
                 exec_id: request.exec_id.clone(),
                 ..convert::state(&process, container.status())
             })
@@ -358,10 +358,4 @@ impl TaskService {
 /// The name of an exec; an empty one means the init.
 fn exec(id: &str) -> Option<&str> {
     (!id.is_empty()).then_some(id)
-}
-
-/// What is told as a process's pid: none for an exec that was not started.
-fn pid(sandbox: &Sandbox, container: &Container, exec: Option<&str>) -> Result<u32> {
-    let waits = exec.is_some() && container.process(exec)?.status() == Status::Created;
-    Ok(if waits { 0 } else { sandbox.pid() })
 }

@@ -4,7 +4,7 @@
 use oci_spec::runtime::LinuxResources;
 use protocols::agent::StatsContainerResponse;
 
-use super::{Container, Listed, lock, sizing::Workload};
+use super::{Container, EXEC_PIDS, Listed, lock, sizing::Workload};
 use crate::{
     error::{Error, Result},
     events::Event,
@@ -107,16 +107,18 @@ impl Container {
             // The guest's agent lists nothing, so these are the ones that were asked for.
             let execs = lock(&self.execs);
             let running = execs.iter().filter(|(_, exec)| exec.status() == Status::Running);
-            let execs = running.map(|(id, _)| Listed { pid: self.pid, exec: Some(id.clone()) });
+            let execs = running.map(|(id, exec)| Listed { pid: exec.pid(), exec: Some(id.clone()) });
             return Ok([init].into_iter().chain(execs).collect());
         };
         let execs = lock(&self.execs);
         let others =
             processes.into_iter().filter(|process| process.exec_id != self.id.as_str()).map(|process| {
-                Listed {
-                    pid: GUEST_PIDS.saturating_add(process.pid).min(i32::MAX as u32),
-                    // Only what is known here: names are the guest's word.
-                    exec: execs.contains_key(&process.exec_id).then_some(process.exec_id),
+                // Only what is known here: names are the guest's word.
+                match execs.get(&process.exec_id) {
+                    Some(exec) => Listed { pid: exec.pid(), exec: Some(process.exec_id) },
+                    None => {
+                        Listed { pid: GUEST_PIDS.saturating_add(process.pid).min(EXEC_PIDS - 1), exec: None }
+                    }
                 }
             });
         Ok([init].into_iter().chain(others).collect())

@@ -8,7 +8,10 @@ pub(crate) mod sizing;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex as SyncMutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,11 @@ const EXEC_END: Duration = Duration::from_secs(5);
 /// How long a deleted process's reader may take nothing before what is left is dropped. runc's shim waits as long.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
 const SIGKILL: u32 = 9;
+/// Pids of execs count from here: numbers that no process of any host has. They differ from the init's, for Docker 20.10
+/// takes whatever ends with the init's pid for the init.
+const EXEC_PIDS: u32 = 2_000_000_000;
+/// Pids are signed.
+const EXEC_PIDS_RANGE: u32 = 100_000_000;
 /// Up to this size a spec goes in both of its forms: a message has 4 MiB.
 const BOTH_FIT: usize = 3 << 19;
 
@@ -44,7 +52,7 @@ const BOTH_FIT: usize = 3 << 19;
 pub struct Container {
     id: ContainerId,
     bundle: PathBuf,
-    /// The hypervisor's, reported for every process.
+    /// The hypervisor's, reported for the init.
     pid: u32,
     agent: Arc<AgentClient>,
     events: events::Sender,
@@ -52,6 +60,7 @@ pub struct Container {
     hooks: HostHooks,
     init: Arc<Process>,
     execs: SyncMutex<HashMap<String, Arc<Process>>>,
+    exec_count: AtomicU32,
     storage: SyncMutex<Option<Storage>>,
     /// Its limits, as far as they shape the VM.
     workload: SyncMutex<sizing::Workload>,
@@ -103,7 +112,7 @@ impl Container {
         };
         let Owner { agent, events, ledger, pid, .. } = owner;
         let init = if bundle.only_waits() { Process::waiting } else { Process::init };
-        let init = Arc::new(init(agent.clone(), id.as_str(), stdio));
+        let init = Arc::new(init(agent.clone(), id.as_str(), stdio, pid));
         init.attach(streams).await;
         let container = Arc::new(Self {
             id,
@@ -115,6 +124,7 @@ impl Container {
             hooks,
             init,
             execs: SyncMutex::default(),
+            exec_count: AtomicU32::default(),
             storage: SyncMutex::new(Some(storage)),
             workload: SyncMutex::new(sizing::Workload::of(&bundle.spec)),
             oom_kills: SyncMutex::default(),
@@ -190,7 +200,8 @@ impl Container {
             ));
         }
         open_files::inherit(&mut process);
-        let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio);
+        let pid = EXEC_PIDS + self.exec_count.fetch_add(1, Ordering::Relaxed) % EXEC_PIDS_RANGE;
+        let exec = Process::exec(self.agent.clone(), self.id.as_str(), id.as_str(), process, stdio, pid);
         {
             let mut execs = lock(&self.execs);
             if id.as_str() == self.id.as_str() || execs.contains_key(id.as_str()) {
@@ -229,7 +240,7 @@ impl Container {
             return Err(error);
         }
         process.mark_running().await;
-        self.tell(Event::ExecStarted { container: self.id.to_string(), exec: id.into(), pid: self.pid });
+        self.tell(Event::ExecStarted { container: self.id.to_string(), exec: id.into(), pid: process.pid() });
         tokio::spawn(self.clone().watch_exec(id.to_owned(), process));
         Ok(())
     }
@@ -284,7 +295,7 @@ impl Container {
             if let Err(error) = self.init.kill_all(SIGKILL).await {
                 tracing::debug!(%error, container = %self.id, "not killed in the guest");
             }
-            self.init.record(128 + SIGKILL, |exit| self.tell_exit(self.id.as_str(), exit));
+            self.init.record(128 + SIGKILL, |exit| self.tell_exit(self.id.as_str(), &self.init, exit));
             Exit::never_ran()
         } else {
             self.init.wait().await?
@@ -306,9 +317,9 @@ impl Container {
     pub(crate) fn guest_died(&self, code: u32) {
         let execs: Vec<_> = lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.clone())).collect();
         for (id, exec) in execs.iter().filter(|(_, exec)| exec.status() == Status::Running) {
-            exec.record(code, |exit| self.tell_exit(id, exit));
+            exec.record(code, |exit| self.tell_exit(id, exec, exit));
         }
-        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), exit));
+        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), &self.init, exit));
     }
 
     pub(crate) async fn release_storage(&self) -> Result<()> {
@@ -331,12 +342,12 @@ impl Container {
         let code = self.end_of(&self.init).await;
         let _order = self.lifecycle.lock().await;
         self.end_execs().await;
-        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), exit));
+        self.init.record(code, |exit| self.tell_exit(self.id.as_str(), &self.init, exit));
     }
 
     async fn watch_exec(self: Arc<Self>, id: String, process: Arc<Process>) {
         let code = self.end_of(&process).await;
-        process.record(code, |exit| self.tell_exit(&id, exit));
+        process.record(code, |exit| self.tell_exit(&id, &process, exit));
     }
 
     /// Waits for the end in the guest, or for the end of the guest.
@@ -371,11 +382,11 @@ impl Container {
         }
     }
 
-    fn tell_exit(&self, process: &str, exit: Exit) {
+    fn tell_exit(&self, name: &str, process: &Process, exit: Exit) {
         self.tell(Event::Exited {
             container: self.id.to_string(),
-            process: process.into(),
-            pid: self.pid,
+            process: name.into(),
+            pid: process.started_pid(),
             exit,
         });
     }
@@ -388,7 +399,8 @@ impl Container {
 /// One process of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The hypervisor's for the init; for any other 1000000000 and its number in the container.
+    /// The hypervisor's for the init, that which was told for an exec; for any other 1000000000 and its number in the
+    /// container.
     pub pid: u32,
     /// The exec whose process it is.
     pub exec: Option<String>,
