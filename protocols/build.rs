@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf};
 
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
-const FILES: [&str; 7] = ["agent", "confidential_data_hub", "csi", "extras", "health", "oci", "types"];
+const FILES: [&str; 8] = ["agent", "confidential_data_hub", "cri", "csi", "extras", "health", "oci", "types"];
 /// Files with services, which get a second module of client and server code.
 const SERVICES: [&str; 4] = ["agent", "confidential_data_hub", "extras", "health"];
 

@@ -47,7 +47,10 @@ const EARLY_MOUNTS: [EarlyMount; 7] = [
 pub fn early() {
     umask(Mode::from_bits_truncate(0o022));
     // Each process of a container takes several of ours. A container is told its own limit by its spec.
-    report("limit of open files", setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).map_err(Into::into));
+    report(
+        "limit of open files",
+        setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).map_err(Into::into),
+    );
     report("make the root movable", leave_initramfs_root());
     for (source, target, fstype, flags, data) in EARLY_MOUNTS {
         let mounted = fs::create_dir_all(target)

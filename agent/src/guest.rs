@@ -173,7 +173,11 @@ impl Guest {
             (true, Some(path)) => Some(path),
             (true, None) => self.shared_pids().await?,
         };
-        let is_member = spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION_CONTAINER_TYPE)).map(String::as_str)
+        let is_member = spec
+            .annotations()
+            .as_ref()
+            .and_then(|all| all.get(ANNOTATION_CONTAINER_TYPE))
+            .map(String::as_str)
             == Some(CONTAINER_TYPE_POD_CONTAINER);
         let storages = self.storages.add(&request.storages)?;
         let around = Surroundings { shared: sandbox.shared, pid_namespace, pipe_size: self.pipe_size };

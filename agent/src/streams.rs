@@ -18,10 +18,7 @@ const HEADER: usize = 4;
 const BLOCK: usize = 64 << 10;
 
 /// Serves the stream that the first line of `connection` names, to its end.
-pub async fn serve(
-    guest: &Guest,
-    connection: impl AsyncRead + AsyncWrite + Unpin + Send,
-) -> io::Result<()> {
+pub async fn serve(guest: &Guest, connection: impl AsyncRead + AsyncWrite + Unpin + Send) -> io::Result<()> {
     let mut connection = BufReader::with_capacity(LINE_LIMIT, connection);
     let line = read_line(&mut connection).await?;
     let (stream, container, exec) = parse(&line).ok_or_else(|| {

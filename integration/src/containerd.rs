@@ -259,6 +259,7 @@ fn launch(dir: &Path, programs: Option<&Path>, host: Option<&str>, env: &Environ
         .arg("--config")
         .arg(dir.join("config.toml"))
         .env("PATH", search)
+        .env("KATA_CONF_FILE", env.configuration())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -293,7 +294,10 @@ impl Drop for Containerd {
             let _ = fs::remove_dir(root.path().join(&self.namespace));
         }
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
-        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
+        if self.host.is_none() {
+            // With CRI the namespace is everybody's, and the reference keeps its state in our folder.
+            let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
+        }
     }
 }
 

@@ -22,6 +22,11 @@ const PAUSE_IMAGE: &str = "docker.io/library/kata-pause:latest";
 /// The handlers of the runtimes that pods may ask for.
 pub const KATA: &str = "kata";
 pub const RUNC: &str = "runc";
+/// Ours, with pods by the sandbox API; containerd 2 has it. Without options, for it takes all for runc's when a container
+/// joins such a pod (containerd #12986).
+pub const KATA_SANDBOX: &str = "kata-sandbox";
+/// Ours, for whose privileged containers containerd names all devices of the host.
+pub const KATA_WITH_DEVICES: &str = "kata-devices";
 
 /// A node with one containerd.
 pub struct Kubelet {
@@ -36,15 +41,21 @@ impl Kubelet {
     /// `None`, with a word, where what it needs is missing. `release` is a containerd of [`Environment::containerd`],
     /// or "" for the one that is installed.
     pub fn start(release: &str) -> Option<Self> {
+        Self::start_with(release, &[])
+    }
+
+    /// The same with lines of our configuration replaced, as by [`Environment::configuration_with`].
+    pub fn start_with(release: &str, changes: &[(&str, String)]) -> Option<Self> {
         let env = Environment::find()?;
         let programs = match release {
             "" => None,
             release => Some(env.containerd(release)?),
         };
         let host = Host::new()?;
-        let configuration = env.configuration();
         let network = Some(host.name.clone());
-        let containerd = Containerd::start_with(&env, programs, network, |dir| cri_tables(dir, &configuration));
+        let containerd = Containerd::start_with(&env, programs, network, |dir| {
+            cri_tables(dir, &env.configuration_with(dir, "kata", changes))
+        });
         let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let executor = executor.expect("start an executor");
         let client = executor.block_on(Client::connect(&containerd.socket(), "k8s.io"));
@@ -183,6 +194,24 @@ impl Kubelet {
         Ok((answer.exit_code, String::from_utf8_lossy(&text).into_owned()))
     }
 
+    /// Makes a container in a pod and starts it; its id.
+    pub fn run(
+        &self,
+        pod: &str,
+        config: &cri::ContainerConfig,
+        pod_config: &cri::PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let container = self.create(pod, config, pod_config)?;
+        self.start_container(&container).map(|()| container)
+    }
+
+    /// What a script in a container prints.
+    pub fn inside(&self, id: &str, script: &str) -> String {
+        let (code, text) = self.exec(id, script, 20).unwrap_or_else(|error| panic!("{script}: {error}"));
+        assert_eq!(code, 0, "{script}: {text}");
+        text
+    }
+
     /// Waits until a container has ended; its status.
     pub fn ended(&self, id: &str) -> cri::ContainerStatus {
         let mut status = None;
@@ -202,10 +231,20 @@ impl Kubelet {
         text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|line| format!("{line}\n")).collect()
     }
 
+    /// The shim of a pod.
+    pub fn shim_of(&self, pod: &str) -> i32 {
+        let found = processes()
+            .into_iter()
+            .find(|(_, line)| line.contains("containerd-shim-kata") && line.contains(pod));
+        let (pid, _) = found.expect("the pod has a shim");
+        i32::try_from(pid).expect("a pid is an i32")
+    }
+
     /// The process of a pod's VM.
     pub fn vm_of(&self, pod: &str) -> i32 {
         let name = format!("sandbox-{pod}");
-        let found = processes().into_iter().find(|(_, line)| line.contains("qemu-system") && line.contains(&name));
+        let found =
+            processes().into_iter().find(|(_, line)| line.contains("qemu-system") && line.contains(&name));
         let (pid, _) = found.expect("the pod has a VM");
         i32::try_from(pid).expect("a pid is an i32")
     }
@@ -262,16 +301,25 @@ fn cri_tables(dir: &Path, configuration: &Path) -> String {
     format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{PAUSE_IMAGE}\"\ndisable_apparmor = true\nnetns_mounts_under_state_dir = true\n\
+         restrict_oom_score_adj = true\n\
          stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
          bin_dir = \"{bin}\"\nconf_dir = \"{conf}\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNC}]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNC}.options]\n\
+         Root = \"{path}/runc\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA}]\n\
          runtime_type = \"io.containerd.kata.v2\"\nprivileged_without_host_devices = true\n\
          pod_annotations = [\"io.katacontainers.*\"]\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA}.options]\n\
-         ConfigPath = \"{configuration}\"\n",
+         ConfigPath = \"{configuration}\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA_WITH_DEVICES}]\n\
+         runtime_type = \"io.containerd.kata.v2\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA_WITH_DEVICES}.options]\n\
+         ConfigPath = \"{configuration}\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA_SANDBOX}]\n\
+         runtime_type = \"io.containerd.kata.v2\"\nsandboxer = \"shim\"\n",
         bin = plugins.display(),
         conf = network.display(),
         configuration = configuration.display(),

@@ -1,12 +1,15 @@
 //! Pods as the kubelet makes them, by CRI, on each release of containerd.
 
-use integration::kubelet::{KATA, Kubelet, namespaces};
+use integration::kubelet::{KATA, KATA_SANDBOX, Kubelet, namespaces};
 use k8s_cri::v1::{ContainerConfig, ContainerState, NamespaceMode, PodSandboxConfig, PodSandboxState};
 
-fn lives(release: &str) {
+fn lives(release: &str, handler: &str) {
     let Some(kubelet) = Kubelet::start(release) else { return };
-    let pod_config = kubelet.pod("life");
-    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let mut pod_config = kubelet.pod("life");
+    let linux = pod_config.linux.as_mut().unwrap();
+    linux.sysctls.insert("net.ipv4.ip_local_port_range".into(), "2000 3000".into());
+    linux.sysctls.insert("kernel.shmmni".into(), "77".into());
+    let pod = kubelet.run_pod(handler, &pod_config).unwrap();
     let status = kubelet.pod_status(&pod).unwrap();
     assert_eq!(status.state, PodSandboxState::SandboxReady as i32);
     assert!(!status.network.unwrap().ip.is_empty());
@@ -18,6 +21,9 @@ fn lives(release: &str) {
     kubelet.start_container(&container).unwrap();
     assert_eq!(state(&container), ContainerState::ContainerRunning as i32);
     assert_eq!(kubelet.exec(&container, "hostname; exit 3", 10).unwrap(), (3, "pod-host\n".into()));
+
+    let set = "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shmmni";
+    assert_eq!(kubelet.exec(&container, set, 10).unwrap().1, "2000\t3000\n77\n");
 
     kubelet.stop_container(&container, 10).unwrap();
     let status = kubelet.container_status(&container).unwrap();
@@ -37,17 +43,22 @@ fn lives(release: &str) {
 
 #[test]
 fn a_pod_lives_and_dies_under_the_installed_containerd() {
-    lives("");
+    lives("", KATA);
 }
 
 #[test]
 fn a_pod_lives_and_dies_under_containerd_1_7() {
-    lives("1.7");
+    lives("1.7", KATA);
 }
 
 #[test]
 fn a_pod_lives_and_dies_under_containerd_2() {
-    lives("2");
+    lives("2", KATA);
+}
+
+#[test]
+fn a_pod_lives_and_dies_without_a_container_of_its_own() {
+    lives("2", KATA_SANDBOX);
 }
 
 fn share(mode: NamespaceMode, pod: &mut PodSandboxConfig, containers: &mut [ContainerConfig]) {
@@ -90,9 +101,18 @@ fn containers_of_a_pod_see_each_others_processes_if_it_says_so() {
 
 #[test]
 fn a_pod_is_removed_in_any_order_and_whatever_has_died() {
-    let Some(kubelet) = Kubelet::start("") else { return };
+    is_removed("", KATA);
+}
+
+#[test]
+fn a_pod_without_a_container_of_its_own_is_removed_in_any_order_and_whatever_has_died() {
+    is_removed("2", KATA_SANDBOX);
+}
+
+fn is_removed(release: &str, handler: &str) {
+    let Some(kubelet) = Kubelet::start(release) else { return };
     let pod_config = kubelet.pod("order");
-    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let pod = kubelet.run_pod(handler, &pod_config).unwrap();
     let config = kubelet.script("runs", "exec sleep 1000");
     let container = kubelet.create(&pod, &config, &pod_config).unwrap();
     kubelet.start_container(&container).unwrap();
@@ -107,14 +127,16 @@ fn a_pod_is_removed_in_any_order_and_whatever_has_died() {
     let status = kubelet.ended(&container);
     assert_eq!(status.exit_code, 137);
     assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
-    assert!(kubelet.create(&pod, &kubelet.script("late", "true"), &pod_config).is_err(), "its sandbox has died");
-    assert_ne!(kubelet.pod_status(&pod).unwrap().state, PodSandboxState::SandboxReady as i32);
+    let is_ready = || kubelet.pod_status(&pod).unwrap().state == PodSandboxState::SandboxReady as i32;
+    kubelet.containerd.wait_for("the pod to be known for dead", || !is_ready());
+    let late = kubelet.run(&pod, &kubelet.script("late", "true"), &pod_config);
+    assert!(late.is_err(), "its sandbox has died");
     kubelet.remove_pod(&pod).unwrap();
     assert!(kubelet.container_status(&unstarted).is_err(), "it went with its pod");
     kubelet.containerd.assert_gone(&pod);
 
     // The same name, at once; and a running pod is removed as well.
-    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let pod = kubelet.run_pod(handler, &pod_config).unwrap();
     let container = kubelet.create(&pod, &config, &pod_config).unwrap();
     kubelet.start_container(&container).unwrap();
     kubelet.remove_container(&container).unwrap();

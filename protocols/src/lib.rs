@@ -14,6 +14,6 @@ mod wire {
 }
 
 pub use wire::{
-    agent, agent_ttrpc, confidential_data_hub, confidential_data_hub_ttrpc, csi, extras, extras_ttrpc,
+    agent, agent_ttrpc, confidential_data_hub, confidential_data_hub_ttrpc, cri, csi, extras, extras_ttrpc,
     health, health_ttrpc, oci as wire_oci, types,
 };

@@ -4,6 +4,7 @@
 //! containerd's CRI plugin, CRI-O and dockershim.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -113,17 +114,31 @@ impl Bundle {
         namespaces.iter().find(|namespace| namespace.typ() == kind).map(|namespace| namespace.path().clone())
     }
 
-    /// Whether this is a pod's own container with nothing to do: it would only wait for its end, as the VM does. One with
-    /// settings for the pod has them made by a process.
+    /// Whether this is a pod's own container with nothing to do: it would only wait for its end, as the VM does.
     pub fn only_waits(&self) -> bool {
-        let args = self.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default();
+        let args =
+            self.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default();
         let pauses = matches!(args, [program] if Path::new(program).file_name() == Some("pause".as_ref()));
-        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
         let in_guest = self.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-        self.role == Role::PodSandbox
-            && pauses
-            && sysctls.is_none_or(|sysctls| sysctls.is_empty())
-            && in_guest.is_none_or(Vec::is_empty)
+        self.role == Role::PodSandbox && pauses && in_guest.is_none_or(Vec::is_empty)
+    }
+
+    /// The settings of a pod that has no process of its own to make them: its first container brings them along.
+    pub fn pods_sysctls(&self) -> HashMap<String, String> {
+        let has_process = self.spec.process().is_some() && !self.only_waits();
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().clone());
+        match self.role {
+            Role::PodSandbox if !has_process => sysctls.unwrap_or_default(),
+            _ => HashMap::new(),
+        }
+    }
+
+    /// Adds settings; the container's own stay.
+    pub fn add_sysctls(&mut self, more: HashMap<String, String>) {
+        if let Some(linux) = self.spec.linux_mut().as_mut().filter(|_| !more.is_empty()) {
+            let own = linux.sysctl().clone().unwrap_or_default();
+            linux.set_sysctl(Some(more.into_iter().chain(own).collect()));
+        }
     }
 
     /// Whether the container comes with settings for the network, which may be about an interface.

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bundle;
+mod cgroup;
 pub mod child;
 pub mod cleanup;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod ledger;
 mod netlink;
 mod network;
 pub mod paths;
+pub mod pod;
 mod ports;
 pub mod process;
 pub mod sandbox;

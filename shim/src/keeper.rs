@@ -50,6 +50,8 @@ struct State {
     reserve: Option<Arc<Sandbox>>,
     /// No sandbox is made any more.
     closed: bool,
+    /// The sandbox stays when its last container goes: it is ended by a call of its own.
+    stays: bool,
 }
 
 #[derive(Clone)]
@@ -161,8 +163,28 @@ impl Keeper {
     /// From now on no sandbox is made. Refused, with `false`, while there are containers.
     pub fn close(&self) -> bool {
         let mut state = self.state();
-        state.closed |= state.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
+        let over = !state.stays && state.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
+        state.closed |= over;
         state.closed
+    }
+
+    /// From now on the sandbox lasts until [`Self::end`].
+    pub fn keep_without_containers(&self) {
+        self.state().stays = true;
+    }
+
+    /// Ends the sandbox with all that is in it; no other is made.
+    pub async fn end(&self) -> Result<()> {
+        let _one = self.order.lock().await;
+        let current = {
+            let mut state = self.state();
+            (state.closed, state.stays) = (true, false);
+            state.current.take()
+        };
+        match current {
+            Some(Current { sandbox, .. }) => sandbox.end().await,
+            None => Ok(()),
+        }
     }
 
     /// Ends the sandbox if no container is left in it.
@@ -175,7 +197,7 @@ impl Keeper {
         let Some(Current { id, sandbox }) = self.state().current.clone() else {
             return Ok(());
         };
-        if !sandbox.is_empty() {
+        if !sandbox.is_empty() || self.state().stays {
             return Ok(());
         }
         let stopped = sandbox.stop().await;

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::{sandbox_async::create_sandbox, shim_async::create_task};
 use hypervisor_qemu::Qemu;
 use nix::{
     sys::socket::{getsockopt, sockopt::AcceptConn},
@@ -43,6 +43,7 @@ use crate::{
     keeper::{Keeper, KeeperSetup},
     life::Life,
     logging::{self, LogLevel},
+    sandbox::SandboxService,
     task::TaskService,
 };
 
@@ -147,7 +148,11 @@ pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) 
     let listener = Listener::try_from(listener).context("listen")?;
     let life = Arc::new(Life::default());
     let task = TaskService::new(keeper.clone(), life.clone());
-    let mut server = Server::new().add_listener(listener).register_service(services(&task));
+    let sandbox = SandboxService::new(keeper.clone(), life.clone());
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(services(&task))
+        .register_service(create_sandbox(Arc::new(sandbox)));
     let signals = Signals::catch()?;
     server.start().await.map_err(|error| Error::internal(format!("serve: {error}")))?;
     let over = life.over(idle, || keeper.sandbox().is_none());

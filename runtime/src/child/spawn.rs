@@ -54,6 +54,7 @@ pub struct Launch {
     command: Command,
     fds: Vec<OwnedFd>,
     network: NetworkNamespace,
+    secure_bits: Option<libc::c_int>,
 }
 
 impl Launch {
@@ -61,7 +62,7 @@ impl Launch {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { command, fds: Vec::new(), network: NetworkNamespace::Host }
+        Self { command, fds: Vec::new(), network: NetworkNamespace::Host, secure_bits: None }
     }
 
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
@@ -114,6 +115,12 @@ impl Launch {
         self
     }
 
+    /// Lets it keep its capabilities while it acts as another user.
+    pub fn keep_capabilities(&mut self) -> &mut Self {
+        self.secure_bits = Some(libc::SECBIT_NO_SETUID_FIXUP);
+        self
+    }
+
     /// For messages.
     pub(super) fn program(&self) -> String {
         self.command.get_program().to_string_lossy().into_owned()
@@ -130,7 +137,7 @@ impl Launch {
     }
 
     pub(super) async fn start(self) -> Result<Child> {
-        let Self { mut command, fds, network } = self;
+        let Self { mut command, fds, network, secure_bits } = self;
         let network = Entry::open(&network)?;
         // Numbers above the targets, so that no dup2 overwrites one that is still to be placed.
         let fds = fds
@@ -149,6 +156,11 @@ impl Launch {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
                 network.enter()?;
+                if let Some(bits) = secure_bits
+                    && libc::prctl(libc::PR_SET_SECUREBITS, bits) != 0
+                {
+                    return Err(io::Error::last_os_error());
+                }
                 for (index, fd) in placed.iter().enumerate() {
                     let target = dup2_raw(BorrowedFd::borrow_raw(*fd), FIRST_FD + index as RawFd)?;
                     std::mem::forget(target); // Stays open in the program.

@@ -90,8 +90,9 @@ impl Container {
         let hooks = HostHooks::new(&id, bundle, owner.pid, owner.hook_deadline, &owner.ledger);
         let made = async {
             let streams = stdio.open(id.as_str(), &owner.ledger).await?;
-            let request =
-                if bundle.only_waits() { None } else { Some(create_request(&id, bundle, decided)?) };
+            // What cannot be served is refused, whether or not the guest hears of it.
+            let request = create_request(&id, bundle, decided)?;
+            let request = (!bundle.only_waits()).then_some(request);
             let hooked = async {
                 hooks.before_create().await?;
                 ready.await?;

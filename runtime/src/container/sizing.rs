@@ -18,9 +18,9 @@ const TEMPLATE_VCPUS: u32 = 16;
 pub(crate) const MEMORY_BLOCK: MiB = MiB(128);
 
 /// What all containers of a pod are allowed together, as containerd's CRI plugin tells it: microseconds and bytes.
-const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
-const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+pub(crate) const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+pub(crate) const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+pub(crate) const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
 /// Of the CPU quota, where only the quota is named: the kernel's, in microseconds.
 const DEFAULT_PERIOD: f64 = 100_000.0;
@@ -122,6 +122,12 @@ pub(crate) fn template_size(config: &HypervisorConfig, host_cpus: u32, host_memo
     }
 }
 
+/// The VM after it has grown to so many vCPUs, and by that memory, which takes a slot.
+pub(crate) fn grown(size: VmSize, vcpus: u32, added: MiB) -> VmSize {
+    let memory_slots = size.memory_slots.saturating_sub(u32::from(added.0 > 0));
+    VmSize { vcpus, memory: MiB(size.memory.0 + added.0), memory_slots, ..size }
+}
+
 /// What a clone of such a template lacks to be a VM of the size `wanted`: the vCPUs in total, and memory. `None` if it
 /// cannot be one.
 pub(crate) fn growth(template: VmSize, wanted: VmSize) -> Option<(u32, MiB)> {
@@ -170,6 +176,9 @@ mod tests {
         assert_eq!(grown(1.5, 100), Some((3, MiB(128))));
         assert_eq!(grown(0.0, 8192), Some((1, MiB(8192))));
         assert_eq!(grown(0.0, 8193), None);
+        let plugged = super::grown(template, 3, MiB(128));
+        assert_eq!((plugged.vcpus, plugged.memory, plugged.memory_slots), (3, MiB(2176), 9));
+        assert_eq!(super::grown(template, 1, MiB(0)), template);
         let without_slots = HypervisorConfig { memory_slots: 0, ..Default::default() };
         let template = template_size(&without_slots, 4, MiB(8192));
         assert_eq!(template.max_memory, template.memory);

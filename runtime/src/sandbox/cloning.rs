@@ -14,7 +14,7 @@ use super::{Sandbox, boot, booting::Started, make_vm_dir, phase};
 use crate::{
     agent::{AgentClient, become_template},
     config::{TemplateMemory, TemplateUse},
-    container::sizing::{growth, template_size},
+    container::sizing::{grown, growth, template_size},
     error::{Context, Error, ErrorKind, Result},
     ids::SandboxId,
     template::{Draft, Template, Templates},
@@ -223,8 +223,7 @@ impl Sandbox {
         match reached.await {
             Ok(agent) => {
                 let (vcpus, added) = plan.growth;
-                let memory = MiB(plan.size.memory.0 + added.0);
-                Ok(Started { vm, agent: Arc::new(agent), size: VmSize { vcpus, memory, ..plan.size } })
+                Ok(Started { vm, agent: Arc::new(agent), size: grown(plan.size, vcpus, added) })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {

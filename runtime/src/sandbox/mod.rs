@@ -3,12 +3,14 @@
 mod boot;
 mod booting;
 mod cloning;
+mod grouping;
 mod guest;
 mod monitor;
 mod networking;
 mod oom;
 mod reserve;
 mod resize;
+mod stats;
 
 use std::{
     collections::HashMap,
@@ -31,7 +33,7 @@ use crate::{
     agent::AgentClient,
     bundle::{Bundle, Role},
     config::Config,
-    container::{Container, Owner},
+    container::{Container, Owner, sizing::Workload},
     error::{Context, Error, ErrorKind, Result},
     events::{self, Event},
     ids::{ContainerId, SandboxId},
@@ -99,6 +101,19 @@ struct Identity {
     hostname: String,
     /// The file that tells its container which name servers there are.
     resolv_conf: Option<PathBuf>,
+    /// What the first container sets for the pod.
+    sysctls: HashMap<String, String>,
+}
+
+impl Identity {
+    fn of(id: &SandboxId, bundle: &Bundle) -> Self {
+        Self {
+            id: id.clone(),
+            hostname: boot::hostname(bundle),
+            resolv_conf: resolv_conf(bundle),
+            sysctls: bundle.pods_sysctls(),
+        }
+    }
 }
 
 /// What there is once the VM runs.
@@ -132,6 +147,7 @@ impl Sandbox {
         let store = Arc::new(StateStore::create(&setup.paths.sandbox(&setup.id), record)?);
         let ledger = Ledger::new(store.clone());
         let prepared = async {
+            grouping::group(&setup.config, bundle, vec![std::process::id()], &ledger).await?;
             let vm_dir = setup.paths.vm(&setup.id);
             make_vm_dir(&vm_dir, &ledger)?;
             let share_paths = setup.paths.share(&setup.id);
@@ -149,11 +165,7 @@ impl Sandbox {
         };
         phase("sandbox-create", began);
         Ok(Arc::new(Self {
-            identity: SyncMutex::new(Identity {
-                id: setup.id.clone(),
-                hostname: boot::hostname(bundle),
-                resolv_conf: resolv_conf(bundle),
-            }),
+            identity: SyncMutex::new(Identity::of(&setup.id, bundle)),
             resting: AtomicBool::new(false),
             setup,
             store,
@@ -199,27 +211,36 @@ impl Sandbox {
 
     /// Makes a container in the running sandbox. On failure nothing of it is left.
     pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Arc<Container>> {
-        let CreateContainer { id, bundle, rootfs, stdio } = request;
+        let CreateContainer { id, mut bundle, rootfs, stdio } = request;
         let running = self.running()?;
         let joins = matches!(bundle.role, Role::PodContainer { .. });
+        if joins {
+            bundle.add_sysctls(lock(&self.identity).sysctls.clone());
+        }
         self.reserve(&id)?;
-        let made = self.make_networked_container(&id, &bundle, &rootfs, &stdio, running).await;
-        let mut containers = lock(&self.containers);
+        let make = self.make_networked_container(&id, &bundle, &rootfs, &stdio, running);
+        let room = async {
+            if joins {
+                // What fails is tried again below, and told there.
+                let _ = self.make_room(id.as_str(), Workload::of(&bundle.spec), running).await;
+            }
+        };
+        let (made, ()) = tokio::join!(make, room);
         match made {
             Ok(container) => {
-                containers.insert(id.to_string(), Some(container.clone()));
-                drop(containers);
+                lock(&self.containers).insert(id.to_string(), Some(container.clone()));
                 let (container_id, pid) = (id.to_string(), running.vm.pid());
                 self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
                 self.listen_for_oom(running);
                 if joins {
-                    // Not before it can be found: whoever comes meanwhile is to count it.
-                    self.make_room(id.as_str(), container.workload(), running).await;
+                    lock(&self.identity).sysctls.clear();
+                    // For those that came meanwhile: now each can be found, and is counted.
+                    self.seek_room(id.as_str(), container.workload(), running).await;
                 }
                 Ok(container)
             }
             Err(error) => {
-                containers.remove(id.as_str());
+                lock(&self.containers).remove(id.as_str());
                 Err(error.context(format!("create container {id}")))
             }
         }
@@ -360,6 +381,14 @@ impl Sandbox {
 
     pub fn is_empty(&self) -> bool {
         lock(&self.containers).is_empty()
+    }
+
+    /// Ends the VM with whatever still runs in it, which is told to have been killed, and gives everything back.
+    pub async fn end(&self) -> Result<()> {
+        for container in lock(&self.containers).values().flatten() {
+            container.guest_died(KILLED);
+        }
+        self.stop().await
     }
 
     /// Ends the VM and gives everything back. Idempotent; a second caller waits for the first.

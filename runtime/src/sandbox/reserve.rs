@@ -7,15 +7,14 @@ use std::sync::atomic::Ordering;
 
 use protocols::{agent as wire, guest};
 
-use super::{Identity, Running, Sandbox, boot, lock};
+use super::{Identity, Running, Sandbox, boot, grouping, lock};
 use crate::{
     agent::{GuestProcess, Output},
     bundle::Bundle,
-    container::sizing::{Workload, growth, template_size, vm_size},
+    container::sizing::{Workload, grown, growth, template_size, vm_size},
     error::{Context, Error, Result},
     ids::SandboxId,
-    ports::resolv_conf,
-    vm::{MiB, NetworkNamespace, VmSize},
+    vm::NetworkNamespace,
 };
 
 /// The name of the container that warms up a guest, and its directory there.
@@ -46,24 +45,20 @@ impl Sandbox {
             .ok_or_else(|| Error::precondition("a VM that runs already cannot grow to that size"))?;
         let running = self.running()?;
         self.store.rename(&self.setup.paths.sandbox(id))?;
-        *lock(&self.identity) = Identity {
-            id: id.clone(),
-            hostname: boot::hostname(bundle),
-            resolv_conf: resolv_conf(bundle),
-        };
+        grouping::group(config, bundle, self.processes(), &self.ledger).await?;
+        *lock(&self.identity) = Identity::of(id, bundle);
         self.store.update(|record| record.sandbox_container = id.to_string())?;
         running.vm.resume().await?;
         self.resting.store(false, Ordering::Relaxed);
         running.agent.set_time().await?;
         let request = self.guest_sandbox();
-        let (made, grown) =
+        let (made, plugged) =
             tokio::join!(running.agent.create_sandbox(&request), running.vm.add_memory(memory));
-        made.and(grown)?;
+        made.and(plugged)?;
         if vcpus > size.vcpus {
             running.agent.online(vcpus).await?;
         }
-        let memory = MiB(size.memory.0 + memory.0);
-        *running.size.lock().await = VmSize { vcpus, memory, ..size };
+        *running.size.lock().await = grown(size, vcpus, memory);
         Ok(())
     }
 }

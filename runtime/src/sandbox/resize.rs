@@ -5,7 +5,7 @@ use oci_spec::runtime::LinuxResources;
 use super::{Running, Sandbox, boot, lock};
 use crate::{
     container::sizing::{MEMORY_BLOCK, Workload, vm_size},
-    error::Result,
+    error::{Error, Result},
     process::Status,
     vm::MiB,
 };
@@ -16,18 +16,23 @@ impl Sandbox {
         let container = self.container(id)?;
         container.check_update()?;
         let running = self.running()?;
-        self.make_room(id, container.workload().updated(resources), running).await;
+        self.seek_room(id, container.workload().updated(resources), running).await;
         container.update(resources).await
     }
 
-    /// Grows the VM, as far as it can, to what its containers ask for if the one called `id` asks for `new`.
-    pub(super) async fn make_room(&self, id: &str, new: Workload, running: &Running) {
-        if self.setup.config.runtime.static_sandbox_resource_mgmt {
-            return;
-        }
-        if let Err(error) = self.grow(running, self.workload(id, new)).await {
-            // The limit is still worth setting: it says what is allowed, not what there is.
+    /// [`Self::make_room`], and a word if there is none. A limit is still worth setting then: it says what is allowed, not
+    /// what there is.
+    pub(super) async fn seek_room(&self, id: &str, new: Workload, running: &Running) {
+        if let Err(error) = self.make_room(id, new, running).await {
             tracing::warn!(%error, container = id, "the VM keeps its size");
+        }
+    }
+
+    /// Grows the VM, as far as it can, to what its containers ask for if the one called `id` asks for `new`.
+    pub(super) async fn make_room(&self, id: &str, new: Workload, running: &Running) -> Result<()> {
+        match self.setup.config.runtime.static_sandbox_resource_mgmt {
+            true => Ok(()),
+            false => self.grow(running, self.workload(id, new)).await,
         }
     }
 
@@ -48,15 +53,33 @@ impl Sandbox {
         let lacking = wanted.memory.0.saturating_sub(size.memory.0).next_multiple_of(MEMORY_BLOCK.0);
         let room = size.max_memory.0.saturating_sub(size.memory.0) / MEMORY_BLOCK.0 * MEMORY_BLOCK.0;
         let memory = MiB(lacking.min(room));
-        if memory.0 > 0 {
-            running.vm.add_memory(memory).await?;
-            size.memory = MiB(size.memory.0 + memory.0);
-        }
         let vcpus = wanted.vcpus.min(size.max_vcpus);
-        if vcpus > size.vcpus {
-            running.agent.online(vcpus).await?;
-            size.vcpus = vcpus;
+        let plug = async {
+            if memory.0 == 0 {
+                return Ok((size.memory, size.memory_slots));
+            }
+            let left = size.memory_slots.checked_sub(1).ok_or_else(|| {
+                let slots = self.setup.config.hypervisor.memory_slots;
+                Error::precondition(format!(
+                    "memory_slots: memory was plugged in {slots} times, no slot is left"
+                ))
+            })?;
+            running.vm.add_memory(memory).await?;
+            Ok((MiB(size.memory.0 + memory.0), left))
+        };
+        let switch_on = async {
+            if vcpus > size.vcpus {
+                running.agent.online(vcpus).await?;
+            }
+            Ok(vcpus.max(size.vcpus))
+        };
+        let (plugged, switched_on): (Result<(MiB, u32)>, Result<u32>) = tokio::join!(plug, switch_on);
+        if let Ok((memory, slots)) = &plugged {
+            (size.memory, size.memory_slots) = (*memory, *slots);
         }
-        Ok(())
+        if let Ok(vcpus) = &switched_on {
+            size.vcpus = *vcpus;
+        }
+        plugged.and(switched_on).map(drop)
     }
 }

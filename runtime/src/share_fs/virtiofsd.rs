@@ -39,6 +39,11 @@ pub(super) async fn start(
     let mut launch = Launch::new(program);
     let fd = launch.pass_fd(OwnedFd::from(listener));
     launch.args(arguments(dialect, config, fd, shared)?);
+    if dialect == Dialect::C {
+        // It makes a file as its owner-to-be, who is here without the groups that let him write to the directory. The
+        // guest's kernel has looked at them already; the program in Rust keeps what it needs by itself.
+        launch.keep_capabilities();
+    }
     tracing::debug!(command = %launch.command_line().to_string_lossy(), "start virtiofsd");
     Child::spawn("virtiofsd", launch, ledger).await
 }

@@ -15,6 +15,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cgroup,
     error::{Context, Error, Result},
     netlink::{NamespaceId, tap, traffic},
     state::pid::ProcessId,
@@ -42,6 +43,8 @@ pub enum Resource {
     Tap { namespace: NamespaceId, name: String },
     /// The place for filters, and our filters, at the link with this index.
     Ingress { namespace: NamespaceId, link: u32 },
+    /// A cgroup of ours in one hierarchy; whoever is still in it goes back to `home`.
+    Cgroup { path: PathBuf, home: PathBuf },
 }
 
 impl fmt::Display for Resource {
@@ -55,6 +58,7 @@ impl fmt::Display for Resource {
             Self::Ingress { namespace, link } => {
                 write!(f, "filters of link {link} in {}", namespace.path.display())
             }
+            Self::Cgroup { path, .. } => write!(f, "cgroup {}", path.display()),
         }
     }
 }
@@ -70,6 +74,7 @@ impl Resource {
             Self::File { path } => ignore_missing(fs::remove_file(path)),
             Self::Tap { namespace, name } => tap::remove(namespace, name),
             Self::Ingress { namespace, link } => traffic::undo_ingress(namespace, *link),
+            Self::Cgroup { path, home } => cgroup::remove(path, home).map_err(Error::from),
         };
         gone.with_context(|| format!("release {self}"))
     }
@@ -126,6 +131,7 @@ mod tests {
             Resource::Tree { path: path.clone() },
             Resource::File { path: path.clone() },
             Resource::Tap { namespace: namespace(&path), name: "tap0_kata".into() },
+            Resource::Cgroup { path: path.clone(), home: dir.path().into() },
             Resource::Ingress { namespace: namespace(&path), link: 1 },
             // Another one at the same path.
             Resource::Ingress { namespace: namespace(Path::new("/proc/self/ns/net")), link: 1 },

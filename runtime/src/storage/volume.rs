@@ -52,7 +52,10 @@ impl Route {
             return Err(Error::unimplemented("source: block devices are not served by this version"));
         }
         if meta.file_type().is_socket() {
-            tracing::warn!(source = %source.display(), "a socket of the host cannot be connected to from the guest");
+            return Err(Error::invalid(format!(
+                "source: {} is a socket of the host, which the guest cannot connect to",
+                source.display()
+            )));
         }
         let access = match options.iter().rev().find(|option| *option == "ro" || *option == "rw") {
             Some(option) if option == "ro" => Access::ReadOnly,
@@ -136,6 +139,15 @@ mod tests {
     fn a_source_that_is_not_there_is_named() {
         assert!(route("/x", "bind", "/nonexistent", &[]).unwrap_err().to_string().starts_with("source: "));
         assert!(route("/x", "bind", "relative", &[]).is_err());
+    }
+
+    #[test]
+    fn a_socket_of_the_host_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = route("/x", "bind", socket.to_str().unwrap(), &["rbind"]).unwrap_err().to_string();
+        assert!(error.contains("s.sock is a socket of the host"), "{error}");
     }
 
     #[test]

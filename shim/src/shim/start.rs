@@ -38,7 +38,8 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
     }
     let request = Request::read(flags)?;
     let id = ContainerId::new(request.id.clone())?;
-    let bundle = Bundle::load(&dir)?;
+    // What containerd wants by its sandbox API has no container.
+    let bundle = if dir.join("config.json").exists() { Bundle::load(&dir)? } else { Bundle::of_nobody() };
     let sandbox = bundle.sandbox_id(&id)?;
     let address = request.address(sandbox.as_str());
     if let Role::PodContainer { .. } = bundle.role {
@@ -88,6 +89,10 @@ fn spawn(request: &Request, dir: &Path, listener: UnixListener) -> Result<Child>
     command.arg("-bundle").arg(dir);
     if request.debug {
         command.arg("-debug");
+    }
+    if let Some(config) = &request.config {
+        // A sandbox without a container is not told it again.
+        command.env("KATA_CONF_FILE", config);
     }
     if let Some(address) = &request.ttrpc_address {
         command.env("TTRPC_ADDRESS", address);

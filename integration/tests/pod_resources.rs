@@ -1,0 +1,396 @@
+//! What a pod's containers may use and do use, by CRI: the VM's size, limits that change, figures; and containers that
+//! fail, and a containerd that goes.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use integration::{
+    containerd::processes,
+    kubelet::{KATA, Kubelet},
+    place::unique,
+};
+use k8s_cri::v1::{
+    ContainerConfig, ContainerState, ContainerStats, ContainerStatsFilter, ContainerStatsRequest,
+    ContainerStatsResponse, LinuxContainerResources, ListContainerStatsRequest, ListContainerStatsResponse,
+    PodSandboxState, PodSandboxStatsRequest, PodSandboxStatsResponse, UpdateContainerResourcesRequest,
+    UpdateContainerResourcesResponse,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const MIB: i64 = 1 << 20;
+
+/// A limit for CPUs, in hundredths, and memory, in MiB; 0 is none.
+fn limits(cpus: i64, memory: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        cpu_period: if cpus > 0 { 100_000 } else { 0 },
+        cpu_quota: cpus * 1000,
+        memory_limit_in_bytes: memory * MIB,
+        ..Default::default()
+    }
+}
+
+fn limited(mut config: ContainerConfig, cpus: i64, memory: i64) -> ContainerConfig {
+    config.linux.as_mut().unwrap().resources = Some(limits(cpus, memory));
+    config
+}
+
+fn update(kubelet: &Kubelet, id: &str, cpus: i64, memory: i64) {
+    let question = UpdateContainerResourcesRequest {
+        container_id: id.into(),
+        linux: Some(limits(cpus, memory)),
+        annotations: HashMap::new(),
+        windows: None,
+    };
+    kubelet
+        .runtime::<_, UpdateContainerResourcesResponse>("UpdateContainerResources", question)
+        .expect("updated");
+}
+
+/// The guest's CPUs, and its memory in MiB.
+fn size(kubelet: &Kubelet, id: &str) -> (u32, i64) {
+    let said = kubelet.inside(id, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo");
+    let numbers: Vec<i64> = said.lines().map(|line| line.parse().expect("a number")).collect();
+    (numbers[0] as u32, numbers[1] / 1024)
+}
+
+/// What the guest's kernel keeps of memory that is plugged in, at most, in MiB.
+const KEPT: i64 = 16;
+
+fn assert_grown(from: i64, to: i64, by: i64) {
+    assert!((by - KEPT..=by).contains(&(to - from)), "{from} MiB became {to} MiB, not by {by}");
+}
+
+fn usage(stats: &ContainerStats) -> (u64, u64) {
+    let cpu = stats.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds.as_ref());
+    let memory = stats.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
+    (cpu.map_or(0, |value| value.value), memory.map_or(0, |value| value.value))
+}
+
+#[test]
+fn a_pods_vm_grows_with_its_containers_and_their_limits_change() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pod_config = kubelet.pod("grows");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let first = kubelet.run(&pod, &kubelet.script("first", "exec sleep 1000"), &pod_config).unwrap();
+    let (cpus, memory) = size(&kubelet, &first);
+    assert_eq!(cpus, 1);
+
+    let config = limited(kubelet.script("second", "exec sleep 1000"), 50, 256);
+    let second = kubelet.run(&pod, &config, &pod_config).unwrap();
+    let (cpus, grown) = size(&kubelet, &first);
+    assert_eq!(cpus, 2);
+    assert_grown(memory, grown, 256);
+    let own = |file: &str| kubelet.inside(&second, &format!("cat /sys/fs/cgroup/{file}")).trim().to_owned();
+    assert_eq!((own("cpu.max"), own("memory.max")), ("50000 100000".into(), (256 * MIB).to_string()));
+
+    // More, and less: what the VM has got it keeps.
+    update(&kubelet, &second, 150, 512);
+    let (cpus, larger) = size(&kubelet, &first);
+    assert_eq!(cpus, 2, "the host has no more for it");
+    assert_grown(grown, larger, 256);
+    assert_eq!((own("cpu.max"), own("memory.max")), ("150000 100000".into(), (512 * MIB).to_string()));
+    update(&kubelet, &second, 20, 128);
+    assert_eq!(size(&kubelet, &first), (2, larger));
+    assert_eq!((own("cpu.max"), own("memory.max")), ("20000 100000".into(), (128 * MIB).to_string()));
+
+    // There is room already; and what has ended needs none.
+    for name in ["third", "fourth"] {
+        let config = limited(kubelet.script(name, "true"), 20, 384);
+        let container = kubelet.run(&pod, &config, &pod_config).unwrap();
+        kubelet.ended(&container);
+        assert_eq!(size(&kubelet, &first), (2, larger), "{name}");
+    }
+
+    // Each time takes a slot. When there is none left, a limit is no more than that.
+    for times in 1..=9 {
+        update(&kubelet, &second, 50, 512 + 128 * times);
+    }
+    let (_, largest) = size(&kubelet, &first);
+    assert_grown(larger, largest, 8 * 128);
+    assert_eq!(own("memory.max"), ((512 + 9 * 128) * MIB).to_string());
+    assert!(kubelet.containerd.log_of_all().contains("no slot is left"));
+
+    // Figures.
+    kubelet.inside(
+        &second,
+        "head -c 20000000 /dev/zero >/dev/shm/x; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done",
+    );
+    let stats = |id: &str| {
+        let question = ContainerStatsRequest { container_id: id.into() };
+        let answer: ContainerStatsResponse = kubelet.runtime("ContainerStats", question).expect("figures");
+        answer.stats.expect("figures")
+    };
+    let (quiet, busy) = (usage(&stats(&first)), usage(&stats(&second)));
+    assert!(quiet.0 > 0 && busy.0 > quiet.0, "{quiet:?} {busy:?}");
+    assert!((20_000_000..60_000_000).contains(&busy.1) && quiet.1 < 20_000_000, "{quiet:?} {busy:?}");
+    let filter = ContainerStatsFilter { pod_sandbox_id: pod.clone(), ..Default::default() };
+    let question = ListContainerStatsRequest { filter: Some(filter) };
+    let listed: ListContainerStatsResponse = kubelet.runtime("ListContainerStats", question).unwrap();
+    let found = |id: &str| {
+        let with_id = |stats: &&ContainerStats| stats.attributes.as_ref().is_some_and(|about| about.id == id);
+        usage(listed.stats.iter().find(with_id).expect("it is listed"))
+    };
+    assert!(found(&first).1 > 0 && found(&second).1 > 20_000_000);
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
+}
+
+#[test]
+fn a_pods_vm_keeps_its_size_if_the_configuration_says_so() {
+    let changes = [("static_sandbox_resource_mgmt", "static_sandbox_resource_mgmt = true".to_owned())];
+    let Some(kubelet) = Kubelet::start_with("", &changes) else { return };
+    let mut memory = Vec::new();
+    for total in [LinuxContainerResources::default(), limits(100, 384)] {
+        let mut pod_config = kubelet.pod("keeps");
+        pod_config.linux.as_mut().unwrap().resources = Some(total);
+        let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+        let first = kubelet.run(&pod, &kubelet.script("first", "exec sleep 1000"), &pod_config).unwrap();
+        let begun = size(&kubelet, &first);
+        let config = limited(kubelet.script("second", "exec sleep 1000"), 100, 384);
+        let second = kubelet.run(&pod, &config, &pod_config).unwrap();
+        update(&kubelet, &second, 100, 1024);
+        assert_eq!(size(&kubelet, &second), begun);
+        assert_eq!(begun.0, memory.len() as u32 + 1);
+        memory.push(begun.1);
+        kubelet.remove_pod(&pod).unwrap();
+        kubelet.containerd.assert_gone(&pod);
+    }
+    assert_grown(memory[0], memory[1], 384);
+}
+
+#[test]
+fn containers_fail_one_after_the_other_and_the_pod_lives() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pod_config = kubelet.pod("fails");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+
+    // Those that prepare, one after the other.
+    for (name, script) in [("init-1", "hostname >/dev/null"), ("init-2", "true")] {
+        let container = kubelet.run(&pod, &kubelet.script(name, script), &pod_config).unwrap();
+        let status = kubelet.ended(&container);
+        assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"), "{name}");
+        assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
+    }
+    let main = kubelet.run(&pod, &kubelet.script("main", "exec sleep 1000"), &pod_config).unwrap();
+
+    // Too little memory: for its first process, and for one beside it.
+    let config = limited(kubelet.script("greedy", "exec tail /dev/zero"), 0, 32);
+    let greedy = kubelet.run(&pod, &config, &pod_config).unwrap();
+    let status = kubelet.ended(&greedy);
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    let config = limited(kubelet.script("beside", "tail /dev/zero; exit 3"), 0, 32);
+    let beside = kubelet.run(&pod, &config, &pod_config).unwrap();
+    let status = kubelet.ended(&beside);
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "OOMKilled"));
+    assert_eq!(kubelet.inside(&main, "echo there"), "there\n");
+
+    // One that fails again and again; the kubelet keeps its last.
+    let mut last: Option<String> = None;
+    for attempt in 0..10 {
+        let mut config = kubelet.script("loop", &format!("echo attempt {attempt}; exit {}", 20 + attempt));
+        config.metadata.as_mut().unwrap().attempt = attempt;
+        config.log_path = format!("loop.{attempt}.log");
+        let container = kubelet.run(&pod, &config, &pod_config).unwrap();
+        let status = kubelet.ended(&container);
+        assert_eq!((status.exit_code, status.reason.as_str()), (20 + attempt as i32, "Error"));
+        assert_eq!(status.metadata.unwrap().attempt, attempt);
+        assert_eq!(kubelet.log(&config), format!("attempt {attempt}\n"));
+        if let Some(before) = last.replace(container) {
+            kubelet.remove_container(&before).unwrap();
+        }
+    }
+    assert_eq!(kubelet.pod_status(&pod).unwrap().state, PodSandboxState::SandboxReady as i32);
+    assert_eq!(kubelet.inside(&main, "echo there"), "there\n");
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
+}
+
+/// A container that ends while containerd does not run is said to have ended with `lost`.
+fn outlives_containerd(release: &str, lost: i32) {
+    let Some(mut kubelet) = Kubelet::start(release) else { return };
+    let pod_config = kubelet.pod("outlives");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let config = kubelet.script("ticks", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done");
+    let ticking = kubelet.run(&pod, &config, &pod_config).unwrap();
+    let ending = kubelet.script("ends", "while [ ! -e /dev/shm/end ]; do sleep 0.1; done; exit 9");
+    let ending = kubelet.run(&pod, &ending, &pod_config).unwrap();
+    let unstarted = kubelet.create(&pod, &kubelet.script("created", "exit 5"), &pod_config).unwrap();
+
+    kubelet.inside(&ending, "(sleep 1; touch /dev/shm/end) >/dev/null 2>&1 &");
+    kubelet.containerd.kill();
+    thread::sleep(Duration::from_millis(1500));
+    kubelet.containerd.start_again("");
+    kubelet.containerd.wait_for("CRI to answer again", || kubelet.pod_status(&pod).is_ok());
+    assert_eq!(kubelet.pod_status(&pod).unwrap().state, PodSandboxState::SandboxReady as i32);
+    let status = kubelet.container_status(&ticking).unwrap();
+    assert_eq!(status.state, ContainerState::ContainerRunning as i32);
+    assert_eq!(kubelet.ended(&ending).exit_code, lost);
+    assert_eq!(kubelet.exec(&ticking, "hostname; exit 3", 10).unwrap(), (3, "pod-host\n".into()));
+    let length = kubelet.log(&config).len();
+    kubelet.containerd.wait_for("more of the log", || kubelet.log(&config).len() > length);
+
+    // What was begun before goes on, and new things begin.
+    kubelet.start_container(&unstarted).unwrap();
+    assert_eq!(kubelet.ended(&unstarted).exit_code, 5);
+    let new = kubelet.run(&pod, &kubelet.script("new", "exit 6"), &pod_config).unwrap();
+    assert_eq!(kubelet.ended(&new).exit_code, 6);
+    kubelet.stop_container(&ticking, 0).unwrap();
+    assert_eq!(kubelet.container_status(&ticking).unwrap().exit_code, 137);
+    kubelet.stop_pod(&pod).unwrap();
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
+}
+
+#[test]
+fn a_pod_outlives_the_installed_containerd() {
+    outlives_containerd("", 9);
+}
+
+#[test]
+fn a_pod_outlives_containerd_2() {
+    // It forgets a task in which no process is left, runc's as well, and calls its end unknown.
+    outlives_containerd("2", 255);
+}
+
+/// A pod's cgroup, as the kubelet makes it: in each hierarchy of the host's. Gone when dropped.
+struct Parent {
+    name: String,
+    dirs: Vec<PathBuf>,
+}
+
+impl Parent {
+    fn make() -> Self {
+        let name = format!("kt-pod-{}", unique());
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = match root.join("cgroup.controllers").exists() {
+            true => vec![root.to_path_buf()],
+            false => ["cpu", "cpuacct", "memory", "pids"].map(|controller| root.join(controller)).into(),
+        };
+        let dirs: Vec<_> = hierarchies.iter().map(|dir| dir.join(&name)).collect();
+        for dir in &dirs {
+            fs::create_dir(dir).expect("make a cgroup");
+        }
+        Self { name, dirs }
+    }
+
+    /// The processes of a group below it, in every hierarchy the same.
+    fn members(&self, group: &str) -> Vec<i32> {
+        let read = |dir: &PathBuf| {
+            let text =
+                fs::read_to_string(dir.join(group).join("cgroup.procs")).expect("there is such a group");
+            let mut pids: Vec<i32> = text.lines().map(|pid| pid.parse().expect("a pid")).collect();
+            pids.sort_unstable();
+            pids
+        };
+        let first = read(&self.dirs[0]);
+        assert!(self.dirs.iter().all(|dir| read(dir) == first));
+        first
+    }
+
+    fn has(&self, group: &str) -> bool {
+        self.dirs.iter().any(|dir| dir.join(group).exists())
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for dir in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+            let _ = fs::remove_dir(dir.join(&self.name)); // The test has said what is wrong.
+        }
+    }
+}
+
+fn is_grouped_by(release: &str) {
+    let changes = [("sandbox_cgroup_only", "sandbox_cgroup_only = true".to_owned())];
+    let Some(kubelet) = Kubelet::start_with(release, &changes) else { return };
+    let parent = Parent::make();
+    let mut pod_config = kubelet.pod("grouped");
+    pod_config.linux.as_mut().unwrap().cgroup_parent = format!("/{}", parent.name);
+    for killed in [false, true] {
+        let began = Instant::now();
+        let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+        println!("a pod in a group of its own: {:?}", began.elapsed());
+        let container = kubelet.run(&pod, &kubelet.script("main", "exec sleep 1000"), &pod_config).unwrap();
+        let mut ours = vec![kubelet.shim_of(&pod), kubelet.vm_of(&pod)];
+        let daemons = processes()
+            .into_iter()
+            .filter(|(_, line)| line.contains("virtiofsd") && line.contains(&format!("sandboxes/{pod}/")));
+        ours.extend(daemons.map(|(pid, _)| pid as i32));
+        ours.sort_unstable();
+        let members = parent.members(&pod);
+        assert!(ours.len() >= 3, "{ours:?}");
+        assert!(ours.iter().all(|pid| members.contains(pid)), "{ours:?} in {members:?}");
+
+        let question = PodSandboxStatsRequest { pod_sandbox_id: pod.clone() };
+        let answer: PodSandboxStatsResponse = kubelet.runtime("PodSandboxStats", question).unwrap();
+        let linux = answer.stats.and_then(|stats| stats.linux).expect("figures");
+        let memory = linux.memory.and_then(|memory| memory.usage_bytes).expect("memory").value;
+        assert!(memory > 20_000_000, "QEMU's is counted: {memory}");
+        assert!(linux.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).expect("CPU").value > 0);
+        assert_eq!(linux.containers.len(), 1);
+
+        if killed {
+            kill(Pid::from_raw(kubelet.shim_of(&pod)), Signal::SIGKILL).unwrap();
+            assert_eq!(kubelet.ended(&container).state, ContainerState::ContainerExited as i32);
+        }
+        kubelet.remove_pod(&pod).unwrap();
+        kubelet.containerd.assert_gone(&pod);
+        kubelet.containerd.wait_for("the end of the group", || !parent.has(&pod));
+        assert_eq!(parent.members(""), [0; 0]);
+    }
+}
+
+#[test]
+fn all_that_serves_a_pod_is_in_its_cgroup_under_the_installed_containerd() {
+    is_grouped_by("");
+}
+
+#[test]
+fn all_that_serves_a_pod_is_in_its_cgroup_under_containerd_2() {
+    is_grouped_by("2");
+}
+
+/// How many files a process has open, and its memory in KiB.
+fn held(pid: i32) -> (usize, u64) {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let memory =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok());
+    (files, memory.expect("a number"))
+}
+
+#[test]
+fn probes_leave_nothing_behind() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pod_config = kubelet.pod("probes");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let container = kubelet.run(&pod, &kubelet.script("main", "exec sleep 1000"), &pod_config).unwrap();
+    let shim = kubelet.shim_of(&pod);
+    let probe = |count: usize| {
+        for _ in 0..count {
+            assert_eq!(kubelet.exec(&container, "echo fine", 10).unwrap(), (0, "fine\n".into()));
+        }
+    };
+    let agent =
+        || kubelet.inside(&container, "awk '/^MemAvailable/ {print $2}' /proc/meminfo").trim().parse::<i64>();
+    probe(20);
+    let (before, guest) = (held(shim), agent().expect("a number"));
+    probe(100);
+    // A connection may close a moment later.
+    kubelet.containerd.wait_for("no more open files than before", || held(shim).0 <= before.0);
+    let after = held(shim);
+    assert!(after.1 < before.1 + 1024, "{before:?} {after:?}");
+    let lost = guest - agent().expect("a number");
+    assert!(lost < 4096, "the guest lost {lost} KiB");
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
+}

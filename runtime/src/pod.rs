@@ -1,0 +1,95 @@
+//! A pod whose engine makes no container for the pod itself: what is told of it instead, as a bundle.
+//!
+//! Contract: containerd's sandbox API, whose options are the pod's configuration in CRI; the marks in the annotations are
+//! those that CRI plugins set.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
+use protobuf::Message;
+use protocols::cri::{LinuxContainerResources, PodSandboxConfig};
+
+use crate::{
+    bundle::{Bundle, Role},
+    container::sizing::{POD_MEMORY, POD_PERIOD, POD_QUOTA},
+    error::{Error, Result},
+};
+
+/// What an engine tells of a pod.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Where the engine keeps what belongs to it.
+    pub dir: PathBuf,
+    /// The network namespace; `None` for the host's.
+    pub network: Option<PathBuf>,
+    pub annotations: HashMap<String, String>,
+    /// CRI's `PodSandboxConfig` in its encoding; may be empty.
+    pub config: Vec<u8>,
+}
+
+impl Pod {
+    /// The bundle of a sandbox for it.
+    pub fn bundle(self) -> Result<Bundle> {
+        let config = PodSandboxConfig::parse_from_bytes(&self.config)
+            .map_err(|error| Error::invalid(format!("options: no configuration of a pod: {error}")))?;
+        let mut linux = Linux::default();
+        let namespaces = self.network.map(|path| {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(LinuxNamespaceType::Network).set_path(Some(path));
+            namespace
+        });
+        linux.set_namespaces(Some(namespaces.into_iter().collect()));
+        let mut annotations = config.annotations;
+        annotations.extend(self.annotations);
+        if let Some(config) = config.linux.into_option() {
+            linux.set_sysctl(Some(config.sysctls));
+            annotations.extend(marks(&config.resources.unwrap_or_default()));
+        }
+        let mut spec = Spec::default();
+        spec.set_process(None).set_root(None).set_mounts(None);
+        spec.set_hostname(Some(config.hostname)).set_annotations(Some(annotations)).set_linux(Some(linux));
+        Ok(Bundle { dir: self.dir, spec, role: Role::PodSandbox })
+    }
+}
+
+fn marks(resources: &LinuxContainerResources) -> impl Iterator<Item = (String, String)> {
+    let marks = [
+        (POD_QUOTA, resources.cpu_quota),
+        (POD_PERIOD, resources.cpu_period),
+        (POD_MEMORY, resources.memory_limit_in_bytes),
+    ];
+    marks.into_iter().filter(|(_, value)| *value != 0).map(|(key, value)| (key.to_owned(), value.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shapes_a_vm_is_taken_over() {
+        let mut config = PodSandboxConfig { hostname: "host".into(), ..Default::default() };
+        config.annotations.insert("a".into(), "b".into());
+        let linux = config.linux.mut_or_insert_default();
+        linux.sysctls.insert("net.core.somaxconn".into(), "7".into());
+        linux.resources.mut_or_insert_default().memory_limit_in_bytes = 5 << 20;
+        let pod = Pod {
+            network: Some("/run/netns/x".into()),
+            config: config.write_to_bytes().unwrap(),
+            ..Pod::default()
+        };
+        let bundle = pod.bundle().unwrap();
+        assert_eq!(bundle.role, Role::PodSandbox);
+        assert_eq!(bundle.namespace(LinuxNamespaceType::Network), Some(Some("/run/netns/x".into())));
+        assert_eq!(bundle.spec.hostname().as_deref(), Some("host"));
+        assert_eq!(bundle.pods_sysctls(), HashMap::from([("net.core.somaxconn".into(), "7".into())]));
+        let annotations = bundle.spec.annotations().clone().unwrap();
+        let expected = HashMap::from([("a", "b"), (POD_MEMORY, "5242880")]);
+        assert_eq!(annotations, expected.into_iter().map(|(k, v)| (k.into(), v.into())).collect());
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_refused() {
+        let error = Pod { config: vec![255; 9], ..Pod::default() }.bundle().unwrap_err();
+        assert!(error.to_string().contains("options"), "{error}");
+    }
+}
