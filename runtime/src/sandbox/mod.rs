@@ -5,8 +5,8 @@ mod booting;
 mod cloning;
 mod grouping;
 mod guest;
+mod members;
 mod monitor;
-mod networking;
 mod oom;
 mod reserve;
 mod resize;
@@ -33,21 +33,20 @@ use crate::{
     agent::AgentClient,
     bundle::{Bundle, Role},
     config::Config,
-    container::{Container, Owner, sizing::Workload},
-    error::{Context, Error, ErrorKind, Result},
+    container::Container,
+    error::{Context, Error, Result},
     events::{self, Event},
-    ids::{ContainerId, SandboxId},
+    ids::SandboxId,
     ledger::{Ledger, Resource},
     network::Network,
     paths::Paths,
     ports::{Forward, Names, resolv_conf},
-    process::{Exit, Status},
     share_fs::ShareFs,
-    state::{ContainerConfig, ProcessId, Record, StateStore},
-    stdio::Stdio,
-    storage::{RootfsMount, Storage},
+    state::{ProcessId, Record, StateStore},
     vm::{Hypervisor, NetworkNamespace, Vm, VmSize, VmSpec},
 };
+
+pub use members::CreateContainer;
 
 /// How a process ended that went with its VM: as if it had been killed, 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -59,15 +58,6 @@ pub struct Setup {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub paths: Paths,
     pub events: events::Sender,
-}
-
-/// What a container is made from.
-pub struct CreateContainer {
-    pub id: ContainerId,
-    pub bundle: Bundle,
-    /// Mounts that make the root file system; none if it is mounted already.
-    pub rootfs: Vec<RootfsMount>,
-    pub stdio: Stdio,
 }
 
 /// A sandbox that this process owns.
@@ -209,145 +199,6 @@ impl Sandbox {
         }
     }
 
-    /// Makes a container in the running sandbox. On failure nothing of it is left.
-    pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Arc<Container>> {
-        let CreateContainer { id, mut bundle, rootfs, stdio } = request;
-        let running = self.running()?;
-        let joins = matches!(bundle.role, Role::PodContainer { .. });
-        if joins {
-            bundle.add_sysctls(lock(&self.identity).sysctls.clone());
-        }
-        self.reserve(&id)?;
-        let make = self.make_networked_container(&id, &bundle, &rootfs, &stdio, running);
-        let room = async {
-            if joins {
-                // What fails is tried again below, and told there.
-                let _ = self.make_room(id.as_str(), Workload::of(&bundle.spec), running).await;
-            }
-        };
-        let (made, ()) = tokio::join!(make, room);
-        match made {
-            Ok(container) => {
-                lock(&self.containers).insert(id.to_string(), Some(container.clone()));
-                let (container_id, pid) = (id.to_string(), running.vm.pid());
-                self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
-                self.listen_for_oom(running);
-                if joins {
-                    lock(&self.identity).sysctls.clear();
-                    // For those that came meanwhile: now each can be found, and is counted.
-                    self.seek_room(id.as_str(), container.workload(), running).await;
-                }
-                Ok(container)
-            }
-            Err(error) => {
-                lock(&self.containers).remove(id.as_str());
-                Err(error.context(format!("create container {id}")))
-            }
-        }
-    }
-
-    async fn make_container(
-        &self,
-        id: &ContainerId,
-        bundle: &Bundle,
-        rootfs: &[RootfsMount],
-        stdio: &Stdio,
-        running: &Running,
-    ) -> Result<Arc<Container>> {
-        let began = Instant::now();
-        let storage = self.prepare_storage(id, bundle, rootfs).await?;
-        phase("storage", began);
-        let began = Instant::now();
-        let (agent, pid) = (running.agent.clone(), running.vm.pid());
-        let owner = Owner {
-            agent,
-            pid,
-            events: self.setup.events.clone(),
-            ledger: self.ledger.clone(),
-            hook_deadline: self.setup.config.agent.create_deadline(),
-        };
-        let seccomp = !self.setup.config.runtime.disable_guest_seccomp;
-        // What it sets may be about an interface, and hooks may have brought one.
-        let network = async {
-            match bundle.sets_network() {
-                true => running.network.settle().await.context("network"),
-                false => Ok(()),
-            }
-        };
-        let made =
-            Container::create(id.clone(), bundle, stdio.clone(), storage, seccomp, owner, network).await;
-        phase("container-create", began);
-        let container = match made {
-            Ok(container) => container,
-            Err((error, mut storage)) => {
-                let released = spawn_blocking(move || storage.release()).await;
-                if let Ok(Err(error)) = released {
-                    tracing::warn!(%error, "a failed container leaves something for the sandbox's end");
-                }
-                return Err(error);
-            }
-        };
-        let config = ContainerConfig { id: id.to_string(), rootfs: bundle.rootfs().display().to_string() };
-        self.store.update(|record| record.config.container_configs.push(config))?;
-        Ok(container)
-    }
-
-    async fn prepare_storage(
-        &self,
-        id: &ContainerId,
-        bundle: &Bundle,
-        rootfs: &[RootfsMount],
-    ) -> Result<Storage> {
-        if bundle.only_waits() {
-            return Ok(Storage::none(&self.ledger));
-        }
-        // Snapshotters may sit on network file systems; they block a thread of their own.
-        tokio::task::block_in_place(|| Storage::prepare(id, bundle, rootfs, &self.share, &self.ledger))
-    }
-
-    /// The container of that name.
-    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
-        lock(&self.containers)
-            .get(id)
-            .and_then(Option::as_ref)
-            .cloned()
-            .ok_or_else(|| Error::not_found(format!("container {id}")))
-    }
-
-    /// Runs the init of a container. What stands in the network namespace by now is in the guest then: engines may add
-    /// interfaces between create and start.
-    pub async fn start_container(&self, id: &str) -> Result<()> {
-        let container = self.container(id)?;
-        if container.process(None)?.status() == Status::Created
-            && let Ok(running) = self.running()
-        {
-            running.network.settle().await.context("network")?;
-            self.serve_names(running).await;
-        }
-        container.start().await
-    }
-
-    /// The file may have come with an interface.
-    async fn serve_names(&self, running: &Running) {
-        let Some(file) = lock(&self.identity).resolv_conf.clone() else { return };
-        if let Err(error) = running.names.begin(&file, running.vm.pid(), &running.agent).await {
-            tracing::warn!(%error, ?file, "the guest cannot ask the engine's name server");
-        }
-    }
-
-    /// Removes a container that does not run. WrongState if it does.
-    pub async fn delete_container(&self, id: &str) -> Result<Exit> {
-        let container = self.container(id)?;
-        let exit = container.delete().await.map_err(|error| match error.kind() {
-            // Its words are runc's.
-            ErrorKind::WrongState => error,
-            _ => error.context(format!("delete container {id}")),
-        })?;
-        lock(&self.containers).remove(id);
-        self.store.update(|record| record.config.container_configs.retain(|container| container.id != id))?;
-        Ok(exit)
-    }
-
     pub fn id(&self) -> SandboxId {
         lock(&self.identity).id.clone()
     }
@@ -456,15 +307,6 @@ impl Sandbox {
         running
             .filter(|running| running.vm.exited().borrow().is_none() && !self.stopped.initialized())
             .ok_or_else(|| Error::precondition(format!("sandbox {} does not run", self.id())))
-    }
-
-    fn reserve(&self, id: &ContainerId) -> Result<()> {
-        let mut containers = lock(&self.containers);
-        if containers.contains_key(id.as_str()) {
-            return Err(Error::already_exists(format!("container {id}")));
-        }
-        containers.insert(id.to_string(), None);
-        Ok(())
     }
 
     fn tell(&self, event: Event) {
