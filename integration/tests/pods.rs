@@ -145,3 +145,50 @@ fn is_removed(release: &str, handler: &str) {
     kubelet.remove_pod(&pod).unwrap();
     kubelet.containerd.assert_gone(&pod);
 }
+
+#[test]
+fn a_pod_has_fifty_containers() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pod_config = kubelet.pod("many");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let mut times = Vec::new();
+    let containers: Vec<String> = (0..50)
+        .map(|number| {
+            let config = kubelet.script(&format!("c{number}"), "exec sleep 1000");
+            let began = std::time::Instant::now();
+            let container = kubelet.run(&pod, &config, &pod_config).unwrap();
+            times.push(began.elapsed());
+            container
+        })
+        .collect();
+    eprintln!("the 2nd {:?}, the 50th {:?}", times[1], times[49]);
+    for container in [&containers[0], &containers[49]] {
+        assert_eq!(kubelet.inside(container, "echo here"), "here\n");
+    }
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
+}
+
+#[test]
+fn ten_pods_live_at_once() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pods: Vec<_> = std::thread::scope(|scope| {
+        let run = |number: usize| {
+            let kubelet = &kubelet;
+            scope.spawn(move || {
+                let pod_config = kubelet.pod(&format!("ten{number}-"));
+                let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+                let config = kubelet.script("only", "exec sleep 1000");
+                let container = kubelet.run(&pod, &config, &pod_config).unwrap();
+                (pod, container)
+            })
+        };
+        let running: Vec<_> = (0..10).map(run).collect();
+        running.into_iter().map(|pod| pod.join().unwrap()).collect()
+    });
+    for (pod, container) in &pods {
+        assert_eq!(kubelet.inside(container, "hostname"), "pod-host\n");
+        kubelet.remove_pod(pod).unwrap();
+        kubelet.containerd.assert_gone(pod);
+    }
+}
