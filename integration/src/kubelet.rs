@@ -275,6 +275,10 @@ impl Drop for Kubelet {
             let _ = self.stop_pod(&pod.id);
             let _ = self.remove_pod(&pod.id);
         }
+        // Where plugins' results were, if nobody else's are there.
+        for dir in ["/var/lib/cni/results", "/var/lib/cni/cache", "/var/lib/cni"] {
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
 
