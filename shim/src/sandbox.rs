@@ -5,7 +5,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -27,7 +27,7 @@ use runtime::{
     process::Exit,
     sandbox::Sandbox,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, info_span};
 use ttrpc::r#async::TtrpcContext;
 
@@ -36,6 +36,8 @@ use crate::{convert, keeper::Keeper, life::Life, metrics};
 /// What containerd and the kubelet call a pod that runs, and any other.
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
+/// From the answer to a shutdown, which containerd insists on, to the end of this process.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Of a VM that ended by itself.
 const KILLED: u32 = 137;
 
@@ -207,8 +209,11 @@ impl SandboxApi for SandboxService {
             this.find(&request.sandbox_id)?;
             this.record(0);
             let ended = this.keeper.end().await;
-            // Last: the process waits only for a moment for answers on their way.
-            this.life.end();
+            let life = this.life.clone();
+            tokio::spawn(async move {
+                sleep(FAREWELL).await;
+                life.end();
+            });
             ended.map(|()| ShutdownSandboxResponse::new())
         })
         .await
