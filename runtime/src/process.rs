@@ -24,7 +24,7 @@ const STRAGGLERS: Duration = Duration::from_millis(500);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
 const SIGINT: u32 = 2;
-const SIGKILL: u32 = 9;
+pub(crate) const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
 /// In seconds.
 const YEAR_1_TO_1970: u64 = 62_135_596_800;

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
+use runtime::error::{Error, Result};
 use tokio::{sync::watch, time::sleep};
+use tracing::{Instrument, Span};
+
+use crate::convert;
 
 /// Counts calls, and knows when it is over.
 #[derive(Debug, Default)]
@@ -56,6 +60,21 @@ impl Life {
             }
         }
     }
+}
+
+/// Does the work of a call as a task of its own, which goes on when its caller has gone, and holds `call` meanwhile.
+pub async fn carried_out<T: Send + 'static>(
+    call: Option<Call>,
+    span: Span,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> ttrpc::Result<T> {
+    let work = async move {
+        let _call = call;
+        work.await
+    };
+    let done = tokio::spawn(work.instrument(span)).await;
+    let done = done.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
+    done.map_err(|error| convert::status(&error))
 }
 
 impl Drop for Call {

@@ -25,21 +25,24 @@ use runtime::{
     ids::SandboxId,
     pod::Pod,
     process::Exit,
-    sandbox::Sandbox,
+    sandbox::{KILLED, Sandbox},
 };
 use tokio::{sync::watch, time::sleep};
-use tracing::{Instrument, info_span};
+use tracing::info_span;
 use ttrpc::r#async::TtrpcContext;
 
-use crate::{convert, keeper::Keeper, life::Life, metrics};
+use crate::{
+    convert,
+    keeper::Keeper,
+    life::{Life, carried_out},
+    metrics,
+};
 
 /// What containerd and the kubelet call a pod that runs, and any other.
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
 /// From the answer to a shutdown, which containerd insists on, to the end of this process.
 const FAREWELL: Duration = Duration::from_millis(100);
-/// Of a VM that ended by itself.
-const KILLED: u32 = 137;
 
 /// The Sandbox service over the sandbox of this process. Clones are the same service.
 #[derive(Clone)]
@@ -274,16 +277,6 @@ impl SandboxService {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         let in_progress = (call != "wait").then(|| self.life.call());
-        let span = info_span!("sandbox", call);
-        let work = work(self.clone());
-        let done = tokio::spawn(
-            async move {
-                let _call = in_progress;
-                work.await
-            }
-            .instrument(span),
-        );
-        let done = done.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
-        done.map_err(|error| convert::status(&error))
+        carried_out(in_progress, info_span!("sandbox", call), work(self.clone())).await
     }
 }

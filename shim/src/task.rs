@@ -30,7 +30,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::{
     convert,
     keeper::Keeper,
-    life::Life,
+    life::{Life, carried_out},
     logging::phase,
     metrics::{self, Cgroups},
 };
@@ -341,17 +341,7 @@ impl TaskService {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let call = self.life.call();
-        let work = work(self.clone());
-        let done = tokio::spawn(
-            async move {
-                let _call = call;
-                work.await
-            }
-            .instrument(span),
-        );
-        let done = done.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
-        done.map_err(|error| convert::status(&error))
+        carried_out(Some(self.life.call()), span, work(self.clone())).await
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     hooks::{HostHooks, Phase},
     ids::{ContainerId, ExecId},
     ledger::Ledger,
-    process::{Exit, Process, Status},
+    process::{Exit, Process, SIGKILL, Status},
     stdio::Stdio,
     storage::Storage,
 };
@@ -39,7 +39,6 @@ use crate::{
 const EXEC_END: Duration = Duration::from_secs(5);
 /// How long a deleted process's reader may take nothing before what is left is dropped. runc's shim waits as long.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
-const SIGKILL: u32 = 9;
 /// Pids of execs count from here: numbers that no process of any host has. They differ from the init's, for Docker 20.10
 /// takes whatever ends with the init's pid for the init.
 const EXEC_PIDS: u32 = 2_000_000_000;

@@ -29,22 +29,23 @@ pub struct CreateContainer {
 
 impl Sandbox {
     /// Makes a container in the running sandbox. On failure nothing of it is left.
-    pub async fn create_container(self: &Arc<Self>, request: CreateContainer) -> Result<Arc<Container>> {
-        let CreateContainer { id, mut bundle, rootfs, stdio } = request;
+    pub async fn create_container(self: &Arc<Self>, mut request: CreateContainer) -> Result<Arc<Container>> {
         let running = self.running()?;
-        let joins = matches!(bundle.role, Role::PodContainer { .. });
+        let joins = matches!(request.bundle.role, Role::PodContainer { .. });
         if joins {
-            bundle.add_sysctls(lock(&self.identity).sysctls.clone());
+            request.bundle.add_sysctls(lock(&self.identity).sysctls.clone());
         }
-        self.reserve(&id)?;
-        let make = self.make_networked_container(&id, &bundle, &rootfs, &stdio, running);
+        self.reserve(&request.id)?;
+        let make = self.make_networked_container(&request, running);
         let room = async {
             if joins {
                 // What fails is tried again below, and told there.
-                let _ = self.make_room(id.as_str(), Workload::of(&bundle.spec), running).await;
+                let workload = Workload::of(&request.bundle.spec);
+                let _ = self.make_room(request.id.as_str(), workload, running).await;
             }
         };
         let (made, ()) = tokio::join!(make, room);
+        let CreateContainer { id, bundle, rootfs, stdio } = request;
         match made {
             Ok(container) => {
                 lock(&self.containers).insert(id.to_string(), Some(container.clone()));
@@ -65,14 +66,8 @@ impl Sandbox {
         }
     }
 
-    async fn make_container(
-        &self,
-        id: &ContainerId,
-        bundle: &Bundle,
-        rootfs: &[RootfsMount],
-        stdio: &Stdio,
-        running: &Running,
-    ) -> Result<Arc<Container>> {
+    async fn make_container(&self, request: &CreateContainer, running: &Running) -> Result<Arc<Container>> {
+        let CreateContainer { id, bundle, rootfs, stdio } = request;
         let began = Instant::now();
         let storage = self.prepare_storage(id, bundle, rootfs).await?;
         phase("storage", began);
@@ -168,12 +163,9 @@ impl Sandbox {
     }
 
     /// The guest is told of its network while the container is made.
-    pub(super) async fn make_networked_container(
+    async fn make_networked_container(
         &self,
-        id: &ContainerId,
-        bundle: &Bundle,
-        rootfs: &[RootfsMount],
-        stdio: &Stdio,
+        request: &CreateContainer,
         running: &Running,
     ) -> Result<Arc<Container>> {
         let began = Instant::now();
@@ -182,14 +174,14 @@ impl Sandbox {
             phase("network-settle", began);
             ready
         };
-        let make = self.make_container(id, bundle, rootfs, stdio, running);
+        let make = self.make_container(request, running);
         let (ready, made) = tokio::join!(ready, make);
         if let (Err(_), Ok(container)) = (&ready, &made) {
             if let Err(error) = container.delete().await {
                 tracing::warn!(%error, "a container without a network stays for the sandbox's end");
             }
             let configs =
-                |record: &mut Record| record.config.container_configs.retain(|c| c.id != id.as_str());
+                |record: &mut Record| record.config.container_configs.retain(|c| c.id != request.id.as_str());
             self.store.update(configs)?;
         }
         ready.and(made)

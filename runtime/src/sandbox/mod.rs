@@ -49,7 +49,7 @@ use crate::{
 pub use members::CreateContainer;
 
 /// How a process ended that went with its VM: as if it had been killed, 128 + SIGKILL.
-const KILLED: u32 = 137;
+pub const KILLED: u32 = 137;
 
 /// What a sandbox is made from.
 pub struct Setup {
