@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::{
     containerd::{Finished, finish, remains},
     environment::Environment,
+    name_server::NameServer,
 };
 
 pub const IMAGE: &str = "kata-busybox";
@@ -153,6 +154,12 @@ impl Docker {
         let mut command_line = enter(&self.holder);
         command_line.args(["sh", "-c", command]);
         finish(command_line, b"")
+    }
+
+    /// A name server at every address that the daemon's host has.
+    pub fn serve_names(&self) -> NameServer {
+        let namespace = format!("/proc/{}/ns/net", self.holder.id());
+        NameServer::start(namespace.as_ref()).expect("start a name server")
     }
 
     /// One of the things that `docker inspect` knows.

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     net::{TcpListener, TcpStream},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -43,7 +44,12 @@ pub fn listen_in(namespace: &str, on: &str) -> io::Result<TcpListener> {
 
 /// Runs `work` on a thread within the network namespace of that name.
 pub fn within<T: Send>(namespace: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let namespace = File::open(format!("/run/netns/{namespace}"))?;
+    within_path(format!("/run/netns/{namespace}").as_ref(), work)
+}
+
+/// The same within the network namespace at that path.
+pub fn within_path<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let namespace = File::open(path)?;
     // The thread ends in the namespace.
     let done = thread::scope(|scope| {
         let work = || {

@@ -5,7 +5,11 @@
 
 use std::time::Instant;
 
-use integration::{docker::Docker, environment::Environment};
+use integration::{
+    docker::Docker,
+    environment::Environment,
+    name_server::{ADDRESS, NAME, question},
+};
 
 const SERVE: &str = "mkdir -p /tmp/www && hostname >/tmp/www/name && exec httpd -f -p 0.0.0.0:80 -h /tmp/www";
 const SERVE_SIX: &str =
@@ -21,11 +25,12 @@ fn fetch(address: &str, port: u16) -> String {
 
 type Scenario = (&'static str, fn(&Docker));
 
-const ALL: [Scenario; 7] = [
+const ALL: [Scenario; 8] = [
     ("by name", by_name),
     ("life", life),
     ("default bridge", default_bridge),
     ("user network", user_network),
+    ("names of others", names_of_others),
     ("connect and disconnect", connect_and_disconnect),
     ("none", none),
     ("IPv6", ipv6),
@@ -136,15 +141,54 @@ fn user_network(docker: &Docker) {
     docker.ok(&["network", "rm", "users", "others"]);
 }
 
+/// A name that Docker's name server does not know is asked by it of the one that `--dns` names, from within the container's
+/// network namespace. Who asks that one without Docker is answered as well.
+fn names_of_others(docker: &Docker) {
+    let _server = docker.serve_names();
+    docker.ok(&["network", "create", "--subnet", "10.207.0.0/24", "askers"]);
+    let id = docker.start_container("asker", "--network askers --dns 10.207.0.1", REST);
+    let resolver = docker.inside("asker", "cat /etc/resolv.conf");
+    assert!(resolver.contains("nameserver 127.0.0.11"), "{resolver}");
+    // Each way in turn, so that none is done before another begins.
+    let ask = |server: &str| {
+        let by_udp = format!("nslookup -type=a {NAME} {server} | grep -q 'Address: {ADDRESS}'");
+        let by_tcp =
+            format!("{} | busybox nc -w 10 {server} 53 | tail -c 4 | od -An -tu1", print(&question()));
+        let said = ADDRESS.octets().map(|byte| format!("{byte:4}")).concat();
+        format!("{by_udp} || echo $i {server}; [ \"$({by_tcp})\" = '{said}' ] || echo $i {server} by TCP")
+    };
+    let script = [ask("127.0.0.11"), ask("10.207.0.1")].join("; ");
+    for _ in 0..4 {
+        let said = docker.inside("asker", &format!("for i in 1 2 3 4 5; do {script}; done; echo end"));
+        assert_eq!(said, "end\n", "{}", docker.log());
+    }
+    docker.remove(&[id]);
+    docker.ok(&["network", "rm", "askers"]);
+}
+
+/// A script that prints a question as it is asked by TCP.
+fn print(question: &[u8]) -> String {
+    let octal = |byte: &u8| format!("\\{byte:03o}");
+    let length = (question.len() as u16).to_be_bytes();
+    format!("printf '{}'", length.iter().chain(question).map(octal).collect::<String>())
+}
+
+/// Whether Docker has said it.
+fn knows(said: &str) -> bool {
+    said.contains("127.0.0.11") && said.contains(&ADDRESS.to_string())
+}
+
 fn connect_and_disconnect(docker: &Docker) {
+    let _server = docker.serve_names();
     docker.ok(&["network", "create", "--subnet", "10.205.0.0/24", "later"]);
-    let id = docker.start_container("moving", "", REST);
+    let id = docker.start_container("moving", "--dns 10.205.0.1", REST);
     docker.ok(&["network", "connect", "--ip", "10.205.0.7", "later", "moving"]);
     docker.wait_inside("moving", "ip -o addr", |shown| shown.contains("10.205.0.7/24"));
     docker.wait_inside("moving", "ping -c 1 -W 1 10.205.0.1", |said| said.contains(" 0% packet loss"));
     // Docker has written the new address into the file that the container has already.
     docker.wait_inside("moving", "cat /etc/hosts", |hosts| hosts.contains("10.205.0.7"));
     docker.wait_inside("moving", &ASK.replace("NAME", "moving"), |said| said.contains("10.205.0.7"));
+    docker.wait_inside("moving", &ASK.replace("NAME", NAME), knows);
     docker.ok(&["network", "disconnect", "later", "moving"]);
     docker.wait_inside("moving", "ip -o addr", |shown| !shown.contains("10.205.0.7"));
     // What is left goes on.
@@ -153,6 +197,7 @@ fn connect_and_disconnect(docker: &Docker) {
     // And back again.
     docker.ok(&["network", "connect", "--ip", "10.205.0.8", "later", "moving"]);
     docker.wait_inside("moving", "ping -c 1 -W 1 10.205.0.1", |said| said.contains(" 0% packet loss"));
+    docker.wait_inside("moving", &ASK.replace("NAME", NAME), knows);
     docker.remove(&[id]);
     docker.ok(&["network", "rm", "later"]);
 }
@@ -175,12 +220,19 @@ fn ipv6(docker: &Docker) {
         "10.206.0.0/24",
         "six",
     ]);
-    let id = docker.start_container("six", "--network six --ip6 fd00:206::66 --hostname six", SERVE_SIX);
+    let options = "--network six --ip6 fd00:206::66 --hostname six --dns fd00:206::1";
+    let id = docker.start_container("six", options, SERVE_SIX);
     let shown = docker.inside("six", "ip -6 addr; ip -6 route");
     assert!(shown.contains("fd00:206::66/64") && shown.contains("default via fd00:206::1"), "{shown}");
     docker.wait_inside("six", "ping -6 -c 1 -W 1 fd00:206::1", |said| said.contains(" 0% packet loss"));
     let peer = docker.run("--network six", &fetch("fd00:206::66", 80));
     assert_eq!(peer.text(), "six\n", "{}", peer.stderr);
+    let _server = docker.serve_names();
+    let resolver = docker.inside("six", "cat /etc/resolv.conf");
+    // 20.10 lets the container ask a server that has an IPv6 address; the others ask it, and by IPv6.
+    if !resolver.lines().any(|line| line == "nameserver fd00:206::1") {
+        docker.wait_inside("six", &format!("nslookup -type=a {NAME} 127.0.0.11"), knows);
+    }
     docker.remove(&[id]);
     docker.ok(&["network", "rm", "six"]);
 }

@@ -1,5 +1,6 @@
 //! Network namespaces and what is made and undone in them. Knows nothing of sandboxes.
 
+mod answers;
 pub(crate) mod macvtap;
 mod namespace;
 pub(crate) mod tap;

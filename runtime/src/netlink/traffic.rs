@@ -1,9 +1,22 @@
 //! Traffic control: two links joined so that what comes in at one goes out at the other.
 
-use nix::errno::Errno;
-use rtnetlink::{Handle, packet_route::tc::TcHandle};
+use std::os::fd::AsRawFd;
 
-use super::namespace::{NamespaceId, errno};
+use futures::StreamExt;
+use nix::errno::Errno;
+use rtnetlink::{
+    Handle,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        RouteNetlinkMessage,
+        tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+    },
+};
+
+use super::{
+    answers,
+    namespace::{NamespaceId, errno},
+};
 use crate::error::{Error, Result};
 
 /// Where filters for what comes in are hung, `ffff:`.
@@ -39,6 +52,45 @@ pub(crate) async fn redirect(handle: &Handle, from: u32, to: u32) -> Result<()> 
     let filter = handle.traffic_filter(from as i32).add().parent(INGRESS).protocol(ALL).redirect(to);
     let added = filter?.execute().await;
     added.map_err(|error| errno(&error).and_then(no_redirect).unwrap_or_else(|| error.into()))
+}
+
+/// Lets the namespace's own stack hear answers to its own questions for names at link `from`, although all that comes in there
+/// goes out at link `to`.
+pub(crate) async fn keep_answers(handle: &Handle, from: u32, to: u32) -> Result<()> {
+    let program = answers::load_program(to)?;
+    let mut message = TcMessage::with_index(from as i32);
+    message.header.parent = INGRESS.into();
+    // The first to be asked.
+    message.header.info = TcHandle { major: 1, minor: ALL }.into();
+    let options = [
+        TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32),
+        TcFilterBpfOption::ProgName("kata_answers".into()),
+        TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
+    ];
+    message.attributes = vec![
+        TcAttribute::Kind(TcFilterBpf::KIND.into()),
+        TcAttribute::Options(options.map(TcOption::Bpf).into()),
+    ];
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewTrafficFilter(message));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    let mut answers = handle.clone().request(request)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(error) = answer.payload
+            && error.code.is_some()
+        {
+            return Err(no_answers(rtnetlink::Error::NetlinkError(error)));
+        }
+    }
+    Ok(())
+}
+
+fn no_answers(error: rtnetlink::Error) -> Error {
+    match errno(&error) {
+        Some(Errno::ENOENT | Errno::EOPNOTSUPP) => Error::precondition(
+            "the kernel has no filters of the kind bpf: load the module cls_bpf (CONFIG_NET_CLS_BPF)",
+        ),
+        _ => error.into(),
+    }
 }
 
 /// Why a filter cannot be, where it can be said.

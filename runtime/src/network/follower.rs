@@ -20,8 +20,13 @@ use crate::{
     vm::Vm,
 };
 
-/// Somebody waits for the guest to have what stands in the namespace.
-pub(super) type Request = oneshot::Sender<Result<()>>;
+/// What somebody waits for.
+pub(super) enum Request {
+    /// The guest to have what stands in the namespace.
+    Settle(oneshot::Sender<Result<()>>),
+    /// The namespace's own stack to hear answers to its questions for names.
+    KeepAnswers(oneshot::Sender<()>),
+}
 
 pub(super) struct Follower {
     joints: Joints,
@@ -56,8 +61,7 @@ impl Follower {
             tokio::select! {
                 request = requests.recv() => {
                     let Some(request) = request else { return };
-                    self.forget_events();
-                    let _ = request.send(self.settle().await); // The asker may have left.
+                    self.serve(request).await;
                 }
                 event = self.joints.connection.events.next() => {
                     let Some((event, _)) = event else {
@@ -80,7 +84,21 @@ impl Follower {
     /// Without news, what is asked for can still be done.
     async fn answer(mut self, mut requests: mpsc::Receiver<Request>) {
         while let Some(request) = requests.recv().await {
-            let _ = request.send(self.settle().await); // The asker may have left.
+            self.serve(request).await;
+        }
+    }
+
+    /// Does what is asked for. Whoever asked may have left.
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Settle(answer) => {
+                self.forget_events();
+                let _ = answer.send(self.settle().await);
+            }
+            Request::KeepAnswers(answer) => {
+                self.joints.keep_answers().await;
+                let _ = answer.send(());
+            }
         }
     }
 

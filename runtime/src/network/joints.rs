@@ -54,6 +54,8 @@ pub(super) struct Joints {
     namespace: Namespace,
     pub connection: Connection,
     joints: Vec<Joint>,
+    /// Whether the namespace's own stack is to hear answers to its questions for names.
+    keeps_answers: bool,
 }
 
 /// A link and its tap.
@@ -103,7 +105,7 @@ impl Way {
 impl Joints {
     pub async fn new(settings: Settings, namespace: Namespace) -> Result<Self> {
         let connection = namespace.connect(GROUPS).await?;
-        Ok(Self { settings, namespace, connection, joints: Vec::new() })
+        Ok(Self { settings, namespace, connection, joints: Vec::new(), keeps_answers: false })
     }
 
     pub async fn scan(&self) -> Result<Scan> {
@@ -218,6 +220,31 @@ impl Joints {
         Ok(parted)
     }
 
+    /// Lets the namespace's own stack hear answers to its questions for names, at the links that are joined and at those to
+    /// come. It may not be possible, and nothing else is amiss then.
+    pub async fn keep_answers(&mut self) {
+        if self.keeps_answers {
+            return;
+        }
+        self.keeps_answers = true;
+        for joint in self.joints.iter().filter(|joint| joint.joined) {
+            self.keep_answers_of(joint).await;
+        }
+    }
+
+    async fn keep_answers_of(&self, joint: &Joint) {
+        let kept = match (joint.way, joint.link) {
+            (Way::Filters, Some(link)) => {
+                within(traffic::keep_answers(&self.connection.handle, link, joint.tap)).await
+            }
+            (Way::OnTop, Some(_)) => Err(Error::precondition("it needs internetworking_model \"tcfilter\"")),
+            _ => Ok(()),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, interface = joint.name, "the engine's name server hears no answers of others");
+        }
+    }
+
     /// Lets a tap follow its link's size of packets.
     pub async fn resize(&self, endpoint: &Endpoint) -> Result<()> {
         match self.joints.iter().find(|joint| joint.link == Some(endpoint.index)) {
@@ -306,6 +333,9 @@ impl Joints {
             self.join_links(link, joint.tap).await.context("join it to its tap")?;
         }
         self.joints[at].joined = true;
+        if self.keeps_answers {
+            self.keep_answers_of(&self.joints[at]).await;
+        }
         Ok(())
     }
 

@@ -106,7 +106,9 @@ impl Ground {
         };
         let (requests, received) = mpsc::channel(1);
         let (first, outcome) = oneshot::channel();
-        requests.try_send(first).map_err(|_| Error::internal("the follower takes no request"))?;
+        requests
+            .try_send(Request::Settle(first))
+            .map_err(|_| Error::internal("the follower takes no request"))?;
         let task = tokio::spawn(Follower::new(joints, vm, agent).run(received));
         Ok(Network { follower: Some((requests, task)), first: Mutex::new(Some(outcome)) })
     }
@@ -138,10 +140,15 @@ impl Network {
         let Some((requests, _)) = &self.follower else { return Ok(()) };
         let settle = async {
             let (sender, answer) = oneshot::channel();
-            requests.send(sender).await.map_err(|_| ended())?;
+            requests.send(Request::Settle(sender)).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
         settled(settle).await
+    }
+
+    /// For who lets a program in the namespace, on the host, ask others for names.
+    pub fn answers(&self) -> Answers {
+        Answers(self.follower.as_ref().map(|(requests, _)| requests.clone()))
     }
 
     /// Follows no longer, and lets go of the namespace.
@@ -155,6 +162,23 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A part of a [`Network`], which does not keep it.
+pub(crate) struct Answers(Option<mpsc::Sender<Request>>);
+
+impl Answers {
+    /// Returns when the namespace's own stack hears answers to its own questions for names, which else go to the guest. Where
+    /// that cannot be, one line in the log says so.
+    pub async fn keep(&self) -> Result<()> {
+        let Some(requests) = &self.0 else { return Ok(()) };
+        let keep = async {
+            let (sender, answer) = oneshot::channel();
+            requests.send(Request::KeepAnswers(sender)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())
+        };
+        settled(keep).await
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     bundle::{Bundle, Role},
     error::{Context, Result},
     netlink::Namespace,
+    network::Answers,
 };
 
 use super::changes::Changes;
@@ -54,19 +55,25 @@ pub(crate) struct Names {
 impl Names {
     /// Begins if `file` names Docker's name server, or else once it does; returns when the guest can ask if it does already.
     /// `process` is in the namespace.
-    pub async fn begin(&self, file: &Path, process: u32, agent: &Arc<AgentClient>) -> Result<()> {
+    pub async fn begin(
+        &self,
+        file: &Path,
+        process: u32,
+        agent: &Arc<AgentClient>,
+        answers: Answers,
+    ) -> Result<()> {
         let begin = || async {
             let namespace = Namespace::open(Path::new(&format!("/proc/{process}/ns/net")))?;
             // Before the first look, to miss nothing after it.
             let changes = Changes::of(file)?;
             if named_in(file).await? {
-                let connection = agent.ask(PORT_NAMES).await?;
+                let connection = connect(agent, &answers).await?;
                 return Ok(tokio::spawn(serve_to_the_end(connection, namespace)));
             }
             let (file, agent) = (file.to_owned(), agent.clone());
             Ok(tokio::spawn(async move {
                 // `docker network connect` writes the file anew.
-                match later(&file, changes, &agent).await {
+                match later(&file, changes, &agent, &answers).await {
                     Ok(connection) => serve_to_the_end(connection, namespace).await,
                     Err(error) => {
                         tracing::warn!(%error, ?file, "the guest cannot ask the engine's name server")
@@ -91,13 +98,19 @@ impl Drop for Names {
 }
 
 /// A connection to the agent, once the file names Docker's name server.
-async fn later(file: &Path, changes: Changes, agent: &AgentClient) -> Result<GuestStream> {
+async fn later(file: &Path, changes: Changes, agent: &AgentClient, answers: &Answers) -> Result<GuestStream> {
     loop {
         changes.next().await?;
         if named_in(file).await? {
-            return agent.ask(PORT_NAMES).await;
+            return connect(agent, answers).await;
         }
     }
+}
+
+/// A connection to the agent, when Docker's name server can ask others.
+async fn connect(agent: &AgentClient, answers: &Answers) -> Result<GuestStream> {
+    answers.keep().await?;
+    agent.ask(PORT_NAMES).await
 }
 
 async fn named_in(file: &Path) -> Result<bool> {

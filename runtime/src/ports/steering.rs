@@ -5,22 +5,21 @@
 
 #![allow(unsafe_code)]
 
-use std::{
-    ffi::CStr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::{
     errno::Errno,
-    libc::{self, c_int, c_long},
+    libc::{self, c_int},
 };
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    bpf::{FRAME, Instruction, Kind, Label, Width, bpf, load, owned, resolve},
+    error::{Context, Error, Result},
+};
 
 // Of linux/bpf.h.
 const MAP_CREATE: c_int = 0;
 const MAP_UPDATE: c_int = 2;
-const PROG_LOAD: c_int = 5;
 const LINK_CREATE: c_int = 28;
 const MAP_TYPE_SOCKMAP: u32 = 15;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
@@ -34,8 +33,8 @@ const PROTOCOL: i16 = 12;
 const LOCAL_V4: i16 = 40;
 const LOCAL_V6: i16 = 44;
 
-/// No part of the program comes from elsewhere.
-const LICENSE: &CStr = c"Apache-2.0";
+const KIND: Kind =
+    Kind { number: PROG_TYPE_SK_LOOKUP, attach: ATTACH_SK_LOOKUP, name: *b"kata_ports\0\0\0\0\0\0" };
 
 /// The listening sockets.
 pub(super) struct Listeners<'a> {
@@ -50,7 +49,8 @@ pub(super) fn steer(namespace: impl AsFd, listeners: &Listeners<'_>) -> Result<O
     if let Some(v6) = listeners.v6 {
         put(&sockets, 1, v6).context("put a socket into the map")?;
     }
-    let program = load(&program(sockets.as_raw_fd())).map_err(lacking("a program of the kind sk_lookup"))?;
+    let program =
+        load(&KIND, &program(sockets.as_raw_fd())).map_err(lacking("a program of the kind sk_lookup"))?;
     link(&program, namespace.as_fd()).context("attach the program to the namespace")
 }
 
@@ -63,67 +63,37 @@ fn lacking(what: &str) -> impl Fn(Errno) -> Error {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper.
-    registers: u8,
-    offset: i16,
-    value: i32,
-}
-
-/// The end of the program, before it is known where that is.
-const PASS: i16 = i16::MAX;
+/// The end of the program.
+const PASS: Label = Label(0);
 /// The part that is the same for both families.
-const STEER: i16 = i16::MAX - 1;
+const STEER: Label = Label(1);
 
 fn program(sockets: RawFd) -> Vec<Instruction> {
-    let of = |code, to: u8, from: u8, offset, value| Instruction {
-        code,
-        registers: to | from << 4,
-        offset,
-        value,
-    };
-    let set = |to, value| of(0xb7, to, 0, 0, value);
-    let copy = |to, from| of(0xbf, to, from, 0, 0);
-    let load = |to, from, offset| of(0x61, to, from, offset, 0);
-    let unless = |register, value, label| of(0x55, register, 0, label, value);
-    let call = |function| of(0x85, 0, 0, 0, function);
+    use Instruction as I;
+    let load = |to, from, offset| I::load(Width::Four, to, from, offset);
     let be = |value: u32| value.to_be() as i32;
 
-    let mut code = vec![copy(6, 1), load(2, 6, PROTOCOL), unless(2, libc::IPPROTO_TCP, PASS)];
+    let mut code = vec![I::copy(6, 1), load(2, 6, PROTOCOL), I::unless(2, libc::IPPROTO_TCP, PASS)];
     // IPv4: the first of the sockets.
-    code.extend([load(2, 6, FAMILY), unless(2, libc::AF_INET, 4)]);
-    code.extend([
-        load(2, 6, LOCAL_V4),
-        unless(2, be(0x7f00_0001), PASS),
-        set(7, 0),
-        of(0x05, 0, 0, STEER, 0),
-    ]);
+    code.extend([load(2, 6, FAMILY), I::unless(2, libc::AF_INET, 4_i16)]);
+    code.extend([load(2, 6, LOCAL_V4), I::unless(2, be(0x7f00_0001), PASS), I::set(7, 0), I::jump(STEER)]);
     // IPv6: the second.
-    code.push(unless(2, libc::AF_INET6, PASS));
+    code.push(I::unless(2, libc::AF_INET6, PASS));
     for (word, wanted) in [0, 0, 0, be(1)].into_iter().enumerate() {
-        code.extend([load(2, 6, LOCAL_V6 + 4 * word as i16), unless(2, wanted, PASS)]);
+        code.extend([load(2, 6, LOCAL_V6 + 4 * word as i16), I::unless(2, wanted, PASS)]);
     }
-    code.push(set(7, 1));
+    code.push(I::set(7, 1));
     let steer = code.len();
     // key = r7; r0 = the map's socket
-    code.extend([of(0x63, 10, 7, -4, 0), copy(2, 10), of(0x07, 2, 0, 0, -4)]);
-    code.extend([of(0x18, 1, 1, 0, sockets), of(0, 0, 0, 0, 0), call(CALL_MAP_LOOKUP)]);
-    code.extend([of(0x15, 0, 0, PASS, 0), copy(7, 0)]);
+    code.extend([I::of(0x63, FRAME, 7, -4, 0), I::copy(2, FRAME), I::add(2, -4)]);
+    code.extend([I::of(0x18, 1, 1, 0, sockets), I::of(0, 0, 0, 0, 0), I::call(CALL_MAP_LOOKUP)]);
+    code.extend([I::when(0, 0, PASS), I::copy(7, 0)]);
     // The connection is the socket's; the program lets go of it.
-    code.extend([copy(1, 6), copy(2, 7), set(3, 0), call(CALL_SK_ASSIGN), copy(1, 7), call(CALL_SK_RELEASE)]);
+    code.extend([I::copy(1, 6), I::copy(2, 7), I::set(3, 0), I::call(CALL_SK_ASSIGN)]);
+    code.extend([I::copy(1, 7), I::call(CALL_SK_RELEASE)]);
     let pass = code.len();
-    code.extend([set(0, 1), of(0x95, 0, 0, 0, 0)]);
-    for (at, instruction) in code.iter_mut().enumerate() {
-        let to = match instruction.offset {
-            PASS => pass,
-            STEER => steer,
-            _ => continue,
-        };
-        instruction.offset = (to - at - 1) as i16;
-    }
+    code.extend([I::set(0, 1), I::exit()]);
+    resolve(&mut code, &[(PASS, pass), (STEER, steer)]);
     code
 }
 
@@ -163,40 +133,6 @@ fn put(map: &OwnedFd, key: u32, socket: BorrowedFd<'_>) -> nix::Result<()> {
     unsafe { bpf(MAP_UPDATE, &attributes) }.map(drop)
 }
 
-fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attributes {
-        kind: u32,
-        instruction_count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-        interface: u32,
-        attach_kind: u32,
-    }
-    let attributes = Attributes {
-        kind: PROG_TYPE_SK_LOOKUP,
-        instruction_count: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        license: LICENSE.as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-        name: *b"kata_ports\0\0\0\0\0\0",
-        interface: 0,
-        attach_kind: ATTACH_SK_LOOKUP,
-    };
-    // SAFETY: the kernel reads as many instructions as counted, and the license to its zero; both outlive the call.
-    unsafe { bpf(PROG_LOAD, &attributes) }.map(owned)
-}
-
 fn link(program: &OwnedFd, namespace: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
@@ -213,20 +149,4 @@ fn link(program: &OwnedFd, namespace: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     };
     // SAFETY: these attributes hold no address.
     unsafe { bpf(LINK_CREATE, &attributes) }.map(owned)
-}
-
-/// # Safety
-///
-/// `attributes` is what the kernel's header has for `command`, without padding that is not zero, and every address in it is
-/// good for what the command does with it.
-unsafe fn bpf<T>(command: c_int, attributes: &T) -> nix::Result<c_long> {
-    // SAFETY: the kernel reads the attributes, as many bytes as told, which outlive the call; the rest is the caller's.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_bpf, command, attributes as *const T, size_of::<T>() as libc::c_uint)
-    })
-}
-
-fn owned(descriptor: c_long) -> OwnedFd {
-    // SAFETY: the kernel has just given this descriptor, closed on exec, to nobody but us.
-    unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) }
 }

@@ -1,5 +1,7 @@
 //! In a network namespace of the test's own.
 
+mod answers;
+
 use std::{fs, thread};
 
 use nix::{
