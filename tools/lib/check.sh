@@ -22,7 +22,7 @@ dev_check() {
         say "advisories: not looked at, cargo-deny is not installed"
     fi
     if command -v shellcheck >/dev/null; then
-        check_step "shell scripts" shellcheck "$root/tools/dev" "$root"/tools/lib/*.sh "$root/.ci/run"
+        check_step "shell scripts" shellcheck "$root/tools/dev" "$root"/tools/lib/*.sh "$root"/deploy/*.sh "$root/.ci/run"
     else
         say "shell scripts: not looked at, shellcheck is not installed"
     fi

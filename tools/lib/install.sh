@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Putting the programs, the guest and the configuration where a system's containerd finds them, and taking them away.
+# With --destdir this also fills the image of deploy/Containerfile.
 
 install_usage() {
     cat <<'END'
@@ -40,8 +41,7 @@ parse_install() {
 dev_install() {
     parse_install "$@"
     set_up
-    mkdir -p "$destdir$share"
-    : >"$manifest.new"
+    begin_files
     put 755 "$target/release/containerd-shim-kata-v2" "$prefix/bin/containerd-shim-kata-v2"
     if [ -x "$target/release/kata-runtime" ]; then
         put 755 "$target/release/kata-runtime" "$prefix/bin/kata-runtime"
@@ -56,14 +56,8 @@ dev_install() {
         --set "factory.template_path=/run/vc/vm/template"
     sed "s|@PREFIX@|$prefix|" "$root/tools/systemd/kata-factory.service" >"$dev/kata-factory.service"
     put 644 "$dev/kata-factory.service" "$prefix/lib/systemd/system/kata-factory.service"
-    if is_edited "$configuration"; then
-        say "kept: $destdir$configuration, which is not as installed; the new one is beside it as configuration.toml.new"
-        put 644 "$config" "$configuration.new"
-        printf '%s %s\n' "$(hash_of "$config")" "$configuration" >>"$manifest.new"
-    else
-        put 644 "$config" "$configuration"
-    fi
-    mv "$manifest.new" "$manifest"
+    put_configuration "$config" "$configuration"
+    end_files
     say "installed below ${destdir:-/}; try: ctr run --rm --runtime io.containerd.kata.v2 IMAGE NAME uname -a"
 }
 
@@ -73,35 +67,9 @@ dev_uninstall() {
     if [ -z "$destdir" ] && [ -x "$prefix/bin/kata-runtime" ]; then
         "$prefix/bin/kata-runtime" factory destroy >/dev/null || say "templates may be left in /run/vc/vm/template"
     fi
-    local hash path
-    while read -r hash path; do
-        if [ "$(hash_of "$destdir$path")" = "$hash" ]; then
-            rm -f "$destdir$path"
-        elif [ -e "$destdir$path" ]; then
-            say "kept: $destdir$path, which is not as installed"
-        fi
-    done <"$manifest"
-    rm -f "$manifest"
+    take_away_files
     # Our own folders alone: an empty /usr/local/bin belongs to the system.
     rmdir --ignore-fail-on-non-empty "$destdir$share" "$(dirname "$destdir$configuration")" \
         "$destdir$prefix/lib/systemd/system" "$destdir$prefix/lib/systemd" 2>/dev/null || true
     say "uninstalled"
-}
-
-# Copies a file into place in one step and notes it in the manifest.
-put() {
-    local mode=$1 from=$2 to=$3
-    mkdir -p "$(dirname "$destdir$to")"
-    install -m "$mode" "$from" "$destdir$to.tmp"
-    mv "$destdir$to.tmp" "$destdir$to"
-    printf '%s %s\n' "$(hash_of "$destdir$to")" "$to" >>"$manifest.new"
-}
-
-hash_of() {
-    [ ! -f "$1" ] || sha256sum <"$1" | cut -d ' ' -f 1
-}
-
-# Whether there is a file that no earlier installation put there as it is now.
-is_edited() {
-    [ -e "$destdir$1" ] && ! grep -qxF "$(hash_of "$destdir$1") $1" "$manifest" 2>/dev/null
 }

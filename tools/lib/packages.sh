@@ -68,6 +68,8 @@ missing_counterparts() {
     [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || echo containernetworking-plugins
     # Which those call.
     command -v iptables >/dev/null || echo iptables
+    # kata-deploy's way to Kubernetes' API.
+    command -v curl >/dev/null || echo curl
 }
 
 install_packages() {
