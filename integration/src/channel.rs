@@ -30,8 +30,8 @@ use crate::environment::Environment;
 
 /// Where the agent serves raw streams.
 pub const PORT: u32 = 1030;
-/// For what a guest does at once: a cold VM under emulation on a busy machine, and then some.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For what a guest does at once: a cold VM under emulation on a busy machine that may stand still for a while itself.
+const PATIENCE: Duration = Duration::from_secs(90);
 const MEMORY: MiB = MiB(512);
 
 /// How a VM came to be.
