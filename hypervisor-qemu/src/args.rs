@@ -56,7 +56,7 @@ pub(crate) fn arguments(
     args.add("-name", format!("sandbox-{}", spec.id));
     args.add("-machine", machine(config, accelerator));
     args.add("-cpu", cpu(config, accelerator));
-    args.add("-smp", smp(spec));
+    args.add("-smp", smp(spec.size));
     args.add("-m", memory(spec.size));
     args.add("-object", memory_backend(spec, config, inherited.memory)?);
     for flag in ["-no-user-config", "-nodefaults", "-nographic", "-no-reboot"] {
@@ -169,16 +169,10 @@ fn append(options: &mut String, words: &str) {
     }
 }
 
-/// A template has all vCPUs that its clones may come to use; its kernel leaves the others off.
-fn smp(spec: &VmSpec) -> String {
-    let VmSize { vcpus, max_vcpus, .. } = spec.size;
-    if spec.origin != Origin::Boot {
-        max_vcpus.to_string()
-    } else if max_vcpus > vcpus {
-        format!("{vcpus},cores=1,threads=1,sockets={max_vcpus},maxcpus={max_vcpus}")
-    } else {
-        vcpus.to_string()
-    }
+/// All vCPUs that the VM may come to use; its kernel leaves the others off. They are not plugged later, for guests that do
+/// not know their hypervisor forget CPUs that are missing when they boot.
+fn smp(size: VmSize) -> String {
+    size.max_vcpus.to_string()
 }
 
 fn memory(size: VmSize) -> String {
@@ -259,7 +253,7 @@ pub(crate) fn in_ports(spec: &VmSpec, inherited: &Inherited) -> Result<Vec<Descr
     all.extend(nics(spec, inherited));
     if all.len() > PORTS {
         return Err(Error::precondition(format!(
-            "{} devices for the {PORTS} ports of a VM: it takes no more interfaces",
+            "{} devices for the {PORTS} ports of a VM: it takes no more of them",
             all.len()
         )));
     }

@@ -27,7 +27,13 @@ pub(crate) async fn add_memory(qmp: &Qmp, number: usize, memory: MiB, shared: bo
     let kind = if shared { "memory-backend-memfd" } else { "memory-backend-ram" };
     let object = json!({ "qom-type": kind, "id": backend, "size": memory.bytes(), "share": shared });
     qmp.execute(ObjectAdd(object)).await?;
-    qmp.execute(DeviceAdd(json!({ "driver": "pc-dimm", "id": module, "memdev": backend }))).await?;
+    let plug = DeviceAdd(json!({ "driver": "pc-dimm", "id": module, "memdev": backend }));
+    if let Err(error) = qmp.execute(plug).await {
+        if let Err(error) = qmp.execute(qapi_qmp::object_del { id: backend }).await {
+            tracing::debug!(%error, "memory that is not plugged stays reserved");
+        }
+        return Err(error);
+    }
     timeout(DEADLINE, taken(events, &module))
         .await
         .map_err(|_| Error::deadline(format!("the guest does not take it within {DEADLINE:?}")))?

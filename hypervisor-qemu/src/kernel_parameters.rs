@@ -25,7 +25,11 @@ pub(crate) fn command_line(spec: &VmSpec, accelerator: Accelerator, debug: bool)
     words.push(format!("nr_cpus={}", spec.size.max_vcpus));
     if spec.origin != Origin::Boot {
         words.push(arch::QUIET_PORTS_KERNEL_PARAMETER.into());
+    }
+    if spec.size.max_vcpus > spec.size.vcpus {
         words.push(format!("maxcpus={}", spec.size.vcpus));
+    }
+    if spec.size.max_memory > spec.size.memory {
         words.push("memhp_default_state=online".into());
     }
     if !debug {

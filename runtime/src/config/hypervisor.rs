@@ -129,7 +129,7 @@ impl Default for HypervisorConfig {
             default_maxvcpus: 0,
             default_memory: 2048,
             default_maxmemory: 0,
-            memory_slots: 10,
+            memory_slots: 24,
             enable_mem_prealloc: false,
             shared_fs: SharedFs::VirtioFs,
             virtio_fs_daemon: "/usr/libexec/virtiofsd".into(),

@@ -2,7 +2,8 @@
 //!
 //! Kata's Go rule: the configured default is what guest and agent need, the containers' limits come on top. A VM of
 //! one container is booted at its full size; nothing has to be plugged. That of a pod grows as its containers come, or is
-//! booted at the size that the engine's marks name and keeps it, if `static_sandbox_resource_mgmt` says so.
+//! booted at the size that the engine's marks name and keeps it, if `static_sandbox_resource_mgmt` says so. Memory grows in
+//! few steps, for each takes one of few slots.
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
@@ -12,10 +13,12 @@ use crate::{
     vm::{MiB, VmSize},
 };
 
-/// vCPUs of a template, most of which sleep in its clones. Each costs start-up time and a thread; larger VMs are booted.
-const TEMPLATE_VCPUS: u32 = 16;
+/// vCPUs of a VM that is to grow, most of which sleep at first. Each costs start-up time and a thread.
+const VCPUS_TO_GROW: u32 = 16;
 /// Guest kernels take memory in blocks of this size.
-pub(crate) const MEMORY_BLOCK: MiB = MiB(128);
+const MEMORY_BLOCK: MiB = MiB(128);
+/// The last slots, in which a VM takes more memory at a time than it is asked for.
+const LAST_SLOTS: u32 = 3;
 
 /// What all containers of a pod are allowed together, as containerd's CRI plugin tells it: microseconds and bytes.
 pub(crate) const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
@@ -39,12 +42,20 @@ impl Workload {
     pub fn of_sandbox(bundle: &Bundle, fixed: bool) -> Self {
         match bundle.role {
             Role::Single => Self::of(&bundle.spec),
-            Role::PodSandbox if fixed => Self::marked(&bundle.spec),
+            Role::PodSandbox if fixed => Self::announced(bundle),
             Role::PodSandbox | Role::PodContainer { .. } => Self::default(),
         }
     }
 
-    /// What the engine says that the pod's containers will ask for. What is no number counts for nothing.
+    /// What a pod's containers will ask for together, if its engine says so.
+    pub fn announced(pod: &Bundle) -> Self {
+        match pod.role {
+            Role::PodSandbox => Self::marked(&pod.spec),
+            Role::Single | Role::PodContainer { .. } => Self::default(),
+        }
+    }
+
+    /// What is no number counts for nothing.
     fn marked(spec: &Spec) -> Self {
         let mark = |key: &str| -> i64 {
             let marks = spec.annotations().as_ref();
@@ -83,6 +94,11 @@ impl Workload {
     pub fn plus(self, other: Self) -> Self {
         Self { cpus: self.cpus + other.cpus, memory: MiB(self.memory.0 + other.memory.0) }
     }
+
+    /// The larger of both, in each respect.
+    pub fn or_more(self, other: Self) -> Self {
+        Self { cpus: self.cpus.max(other.cpus), memory: self.memory.max(other.memory) }
+    }
 }
 
 /// The size of a VM for `workload` on a host with `host_cpus`.
@@ -113,13 +129,30 @@ pub(crate) fn vm_size(config: &HypervisorConfig, workload: Workload, host_cpus: 
 
 /// The size of a template on that host: what every VM has at least, with room for its clones to grow.
 pub(crate) fn template_size(config: &HypervisorConfig, host_cpus: u32, host_memory: MiB) -> VmSize {
-    let size = vm_size(config, Workload::default(), host_cpus);
+    with_room(vm_size(config, Workload::default(), host_cpus), config, host_cpus, host_memory)
+}
+
+/// A VM that begins at that size and can grow to what that host has.
+pub(crate) fn with_room(size: VmSize, config: &HypervisorConfig, host_cpus: u32, host_memory: MiB) -> VmSize {
     let largest = vm_size(config, Workload { cpus: f64::from(host_cpus), memory: host_memory }, host_cpus);
     VmSize {
-        max_vcpus: largest.vcpus.min(TEMPLATE_VCPUS).max(size.vcpus),
-        max_memory: if config.memory_slots == 0 { size.memory } else { largest.max_memory },
+        max_vcpus: largest.vcpus.min(VCPUS_TO_GROW).max(size.vcpus),
+        max_memory: if config.memory_slots == 0 { size.memory } else { largest.max_memory.max(size.memory) },
         ..size
     }
+}
+
+/// The memory to plug into a VM of that size so that it has at least `wanted`, as far as it has room: all of `expected`
+/// at once, and in the last slots as much as was plugged since it had `begun`.
+pub(crate) fn memory_step(size: VmSize, wanted: MiB, expected: MiB, begun: MiB) -> MiB {
+    if wanted <= size.memory || size.memory_slots == 0 {
+        return MiB(0);
+    }
+    let whole = |memory: u64| memory / MEMORY_BLOCK.0 * MEMORY_BLOCK.0;
+    let lacking = wanted.max(expected).0 - size.memory.0;
+    let plugged = if size.memory_slots <= LAST_SLOTS { size.memory.0.saturating_sub(begun.0) } else { 0 };
+    let room = whole(size.max_memory.0.saturating_sub(size.memory.0));
+    MiB(lacking.next_multiple_of(MEMORY_BLOCK.0).max(whole(plugged)).min(room))
 }
 
 /// The VM after it has grown to so many vCPUs, and by that memory, which takes a slot.
@@ -177,11 +210,46 @@ mod tests {
         assert_eq!(grown(0.0, 8192), Some((1, MiB(8192))));
         assert_eq!(grown(0.0, 8193), None);
         let plugged = super::grown(template, 3, MiB(128));
-        assert_eq!((plugged.vcpus, plugged.memory, plugged.memory_slots), (3, MiB(2176), 9));
+        assert_eq!(
+            (plugged.vcpus, plugged.memory, plugged.memory_slots),
+            (3, MiB(2176), config.memory_slots - 1)
+        );
         assert_eq!(super::grown(template, 1, MiB(0)), template);
         let without_slots = HypervisorConfig { memory_slots: 0, ..Default::default() };
         let template = template_size(&without_slots, 4, MiB(8192));
         assert_eq!(template.max_memory, template.memory);
+        // A VM that is booted for more than a growing one may have.
+        let large = vm_size(&config, Workload { cpus: 20.0, memory: MiB(0) }, 32);
+        let large = with_room(large, &config, 32, MiB(8192));
+        assert_eq!((large.vcpus, large.max_vcpus, large.max_memory), (21, 21, MiB(10240)));
+    }
+
+    #[test]
+    fn memory_grows_in_few_steps() {
+        let size = |memory, memory_slots| VmSize {
+            vcpus: 1,
+            max_vcpus: 1,
+            memory: MiB(memory),
+            max_memory: MiB(10_000),
+            memory_slots,
+        };
+        for (what, memory, slots, wanted, expected, step) in [
+            ("there is enough", 2048, 9, 2048, 0, 0),
+            ("there is enough for now", 2048, 9, 2048, 4096, 0),
+            ("whole blocks", 2048, 9, 2049, 0, 128),
+            ("what was rounded up is there", 2176, 9, 2100, 0, 0),
+            ("what all will ask for", 2048, 9, 2148, 2600, 640),
+            ("more than was expected", 2048, 9, 4096, 2600, 2048),
+            ("no more than there is room", 2048, 9, 20_000, 0, 7936),
+            ("in the fourth last slot", 3072, 4, 3100, 0, 128),
+            ("in the third last, as much again", 3072, 3, 3100, 0, 1024),
+            ("in the last, what is asked for", 3072, 1, 6144, 0, 3072),
+            ("in the last, within the room", 9000, 1, 9100, 0, 896),
+            ("no slot", 2048, 0, 4096, 0, 0),
+        ] {
+            let found = memory_step(size(memory, slots), MiB(wanted), MiB(expected), MiB(2048));
+            assert_eq!(found, MiB(step), "{what}");
+        }
     }
 
     #[test]

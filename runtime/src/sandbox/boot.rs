@@ -7,9 +7,9 @@ use oci_spec::runtime::LinuxNamespaceType;
 use protocols::guest;
 
 use crate::{
-    bundle::Bundle,
+    bundle::{Bundle, Role},
     config::{AgentChannel, Config},
-    container::sizing::{Workload, vm_size},
+    container::sizing::{Workload, vm_size, with_room},
     ids::SandboxId,
     share_fs::ShareFs,
     vm::{
@@ -74,7 +74,11 @@ pub(super) fn vm_spec(
         Channel::VhostUserVsock => MemoryKind::Shared,
         Channel::Vsock | Channel::Serial => share.memory(),
     };
-    let workload = Workload::of_sandbox(bundle, config.runtime.static_sandbox_resource_mgmt);
+    let is_static = config.runtime.static_sandbox_resource_mgmt;
+    let mut size = vm_size(hypervisor, Workload::of_sandbox(bundle, is_static), host.cpus);
+    if bundle.role == Role::PodSandbox && !is_static {
+        size = with_room(size, hypervisor, host.cpus, host.memory);
+    }
     let rootfs = if hypervisor.image.as_os_str().is_empty() {
         GuestRootfs::Initrd(hypervisor.initrd.clone())
     } else {
@@ -83,7 +87,7 @@ pub(super) fn vm_spec(
     VmSpec {
         id: id.clone(),
         dir: vm_dir,
-        size: vm_size(hypervisor, workload, host.cpus),
+        size,
         boot: Boot::Kernel {
             kernel: hypervisor.kernel.clone(),
             rootfs,

@@ -1,13 +1,14 @@
-//! A VM that grows with the limits of its containers. It never shrinks: what a smaller limit frees stays the guest's.
+//! A VM that grows with the limits of its containers. It never shrinks: what a smaller limit frees stays the guest's. With
+//! the first container that it has to grow for it grows for all of which the engine has told.
 
 use oci_spec::runtime::LinuxResources;
 
 use super::{Running, Sandbox, boot, lock};
 use crate::{
-    container::sizing::{MEMORY_BLOCK, Workload, vm_size},
+    container::sizing::{Workload, grown, memory_step, vm_size},
     error::{Error, Result},
     process::Status,
-    vm::MiB,
+    vm::{MiB, VmSize},
 };
 
 impl Sandbox {
@@ -47,39 +48,72 @@ impl Sandbox {
     }
 
     async fn grow(&self, running: &Running, workload: Workload) -> Result<()> {
-        let wanted = vm_size(&self.setup.config.hypervisor, workload, boot::Host::look().cpus);
+        let (config, cpus) = (&self.setup.config.hypervisor, boot::Host::look().cpus);
+        let announced = lock(&self.identity).announced;
+        let wanted = vm_size(config, workload, cpus);
+        let expected = vm_size(config, workload.or_more(announced), cpus);
         // Held while the VM grows, for the next growth begins at the size that this one leaves.
         let mut size = running.size.lock().await;
-        let lacking = wanted.memory.0.saturating_sub(size.memory.0).next_multiple_of(MEMORY_BLOCK.0);
-        let room = size.max_memory.0.saturating_sub(size.memory.0) / MEMORY_BLOCK.0 * MEMORY_BLOCK.0;
-        let memory = MiB(lacking.min(room));
-        let vcpus = wanted.vcpus.min(size.max_vcpus);
-        let plug = async {
-            if memory.0 == 0 {
-                return Ok((size.memory, size.memory_slots));
-            }
-            let left = size.memory_slots.checked_sub(1).ok_or_else(|| {
-                let slots = self.setup.config.hypervisor.memory_slots;
-                Error::precondition(format!(
-                    "memory_slots: memory was plugged in {slots} times, no slot is left"
-                ))
-            })?;
-            running.vm.add_memory(memory).await?;
-            Ok((MiB(size.memory.0 + memory.0), left))
+        let memory = memory_step(*size, wanted.memory, expected.memory, MiB(config.default_memory));
+        let vcpus = match wanted.vcpus > size.vcpus {
+            true => expected.vcpus.min(size.max_vcpus),
+            false => size.vcpus,
         };
         let switch_on = async {
-            if vcpus > size.vcpus {
-                running.agent.online(vcpus).await?;
+            match vcpus > size.vcpus {
+                true => running.agent.online(vcpus).await,
+                false => Ok(()),
             }
-            Ok(vcpus.max(size.vcpus))
         };
-        let (plugged, switched_on): (Result<(MiB, u32)>, Result<u32>) = tokio::join!(plug, switch_on);
-        if let Ok((memory, slots)) = &plugged {
-            (size.memory, size.memory_slots) = (*memory, *slots);
+        let (plugged, switched_on) = tokio::join!(running.vm.add_memory(memory), switch_on);
+        if plugged.is_ok() {
+            *size = grown(*size, size.vcpus, memory);
         }
-        if let Ok(vcpus) = &switched_on {
-            size.vcpus = *vcpus;
+        if switched_on.is_ok() {
+            size.vcpus = vcpus;
         }
-        plugged.and(switched_on).map(drop)
+        plugged.and(switched_on)?;
+        enough(*size, wanted, config.memory_slots)
+    }
+}
+
+/// Says why a VM is smaller than it was wanted, if it is.
+fn enough(size: VmSize, wanted: VmSize, slots: u32) -> Result<()> {
+    let VmSize { vcpus, memory, .. } = size;
+    let why = if wanted.memory > memory && memory < size.max_memory && size.memory_slots == 0 {
+        format!("memory_slots: memory was plugged in {slots} times, no slot is left")
+    } else if wanted.memory > memory {
+        format!("it has {} MiB, and no room for {}", memory.0, wanted.memory.0)
+    } else if wanted.vcpus > vcpus {
+        format!("it has {vcpus} vCPUs, and no room for {}", wanted.vcpus)
+    } else {
+        return Ok(());
+    };
+    Err(Error::precondition(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_stays_too_small_says_why() {
+        let size = |vcpus, memory, memory_slots| VmSize {
+            vcpus,
+            max_vcpus: 2,
+            memory: MiB(memory),
+            max_memory: MiB(4096),
+            memory_slots,
+        };
+        let why = |is: VmSize, wanted| enough(is, wanted, 9).err().map(|error| error.to_string());
+        assert_eq!(why(size(2, 2176, 0), size(2, 2100, 0)), None);
+        let slots = "memory_slots: memory was plugged in 9 times, no slot is left";
+        assert_eq!(why(size(2, 2176, 0), size(2, 2200, 0)).as_deref(), Some(slots));
+        let room = "it has 4096 MiB, and no room for 5000";
+        assert_eq!(why(size(2, 4096, 0), size(2, 5000, 0)).as_deref(), Some(room));
+        assert_eq!(
+            why(size(2, 2048, 3), size(3, 2048, 3)).as_deref(),
+            Some("it has 2 vCPUs, and no room for 3")
+        );
     }
 }
