@@ -12,7 +12,7 @@ use tonic::Status;
 use crate::{
     cni::{self, Host},
     compare::Client,
-    containerd::{Containerd, IMAGE, processes},
+    containerd::{Containerd, DEFAULT_CONFIGURATION, IMAGE, processes},
     environment::Environment,
     place::unique,
 };
@@ -46,6 +46,18 @@ impl Kubelet {
 
     /// The same with lines of our configuration replaced, as by [`Environment::configuration_with`].
     pub fn start_with(release: &str, changes: &[(&str, String)]) -> Option<Self> {
+        Self::start_as(release, |env, dir| {
+            our_handlers(&env.configuration_with(dir, DEFAULT_CONFIGURATION, changes))
+        })
+    }
+
+    /// The same with a containerd that knows runc alone.
+    pub fn start_without_us(release: &str) -> Option<Self> {
+        Self::start_as(release, |_, _| String::new())
+    }
+
+    /// With more of containerd's configuration.
+    fn start_as(release: &str, more: impl FnOnce(&Environment, &Path) -> String) -> Option<Self> {
         let env = Environment::find()?;
         let programs = match release {
             "" => None,
@@ -53,9 +65,8 @@ impl Kubelet {
         };
         let host = Host::new()?;
         let network = Some(host.name.clone());
-        let containerd = Containerd::start_with(&env, programs, network, |dir| {
-            cri_tables(dir, &env.configuration_with(dir, "kata", changes))
-        });
+        let containerd =
+            Containerd::start_with(&env, programs, network, |dir| cri_tables(dir) + &more(&env, dir));
         let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let executor = executor.expect("start an executor");
         let client = executor.block_on(Client::connect(&containerd.socket(), "k8s.io"));
@@ -68,6 +79,13 @@ impl Kubelet {
         Some(kubelet)
     }
 
+    /// Ends containerd and starts it again.
+    pub fn restart_containerd(&mut self) {
+        self.containerd.stop();
+        self.containerd.start_again("");
+        self.containerd.wait_for("CRI to be ready again", || self.is_ready());
+    }
+
     /// One call of the runtime service and its answer.
     pub fn runtime<Q: Message + 'static, A: Message + Default + 'static>(
         &self,
@@ -75,6 +93,16 @@ impl Kubelet {
         question: Q,
     ) -> Result<A, Status> {
         let method = format!("runtime.v1.RuntimeService/{call}");
+        self.executor.block_on(self.client.call(&method, question))
+    }
+
+    /// One call of the image service and its answer.
+    pub fn images<Q: Message + 'static, A: Message + Default + 'static>(
+        &self,
+        call: &str,
+        question: Q,
+    ) -> Result<A, Status> {
+        let method = format!("runtime.v1.ImageService/{call}");
         self.executor.block_on(self.client.call(&method, question))
     }
 
@@ -252,8 +280,7 @@ impl Kubelet {
     fn has_image(&self, name: &str) -> bool {
         let image = cri::ImageSpec { image: name.into(), ..Default::default() };
         let question = cri::ImageStatusRequest { image: Some(image), verbose: false };
-        let call = self.client.call("runtime.v1.ImageService/ImageStatus", question);
-        let answer: Result<cri::ImageStatusResponse, _> = self.executor.block_on(call);
+        let answer: Result<cri::ImageStatusResponse, _> = self.images("ImageStatus", question);
         answer.is_ok_and(|answer| answer.image.is_some())
     }
 
@@ -288,7 +315,7 @@ pub fn namespaces(pid: cri::NamespaceMode) -> cri::NamespaceOption {
 }
 
 /// The tables of containerd's configuration for CRI; 2.x reads them as well.
-fn cri_tables(dir: &Path, configuration: &Path) -> String {
+fn cri_tables(dir: &Path) -> String {
     let (network, path) = (dir.join("net.d"), dir.display());
     fs::create_dir_all(&network).expect("make the folder of networks");
     let subnet = format!("10.{}.{}.0/24", 64 + unique() / 250 % 64, unique() % 250);
@@ -312,8 +339,17 @@ fn cri_tables(dir: &Path, configuration: &Path) -> String {
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNC}]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNC}.options]\n\
-         Root = \"{path}/runc\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA}]\n\
+         Root = \"{path}/runc\"\n",
+        bin = plugins.display(),
+        conf = network.display(),
+    )
+}
+
+/// The tables of our handlers.
+fn our_handlers(configuration: &Path) -> String {
+    let configuration = configuration.display();
+    format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA}]\n\
          runtime_type = \"io.containerd.kata.v2\"\nprivileged_without_host_devices = true\n\
          pod_annotations = [\"io.katacontainers.*\"]\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA}.options]\n\
@@ -323,9 +359,6 @@ fn cri_tables(dir: &Path, configuration: &Path) -> String {
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA_WITH_DEVICES}.options]\n\
          ConfigPath = \"{configuration}\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{KATA_SANDBOX}]\n\
-         runtime_type = \"io.containerd.kata.v2\"\nsandboxer = \"shim\"\n",
-        bin = plugins.display(),
-        conf = network.display(),
-        configuration = configuration.display(),
+         runtime_type = \"io.containerd.kata.v2\"\nsandboxer = \"shim\"\n"
     )
 }

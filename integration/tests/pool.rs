@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -170,13 +170,16 @@ fn a_start_takes_a_ready_vm_and_the_pool_is_filled_again() {
 #[test]
 fn a_killed_pool_leaves_nothing_but_the_vms_that_were_taken() {
     let Some(factory) = Factory::open() else { return };
-    let kata = runtime(&factory, "pool", &[]);
+    let kata = runtime(&factory, "pool", &[("sandbox_cgroup_only", "true")]);
     let mut pool = Pool::start(&factory, &kata);
     let first = pool.wait_until_full(2);
     let id = factory.id("taken");
     factory.containerd.run_detached(&kata, &[], &id, &["sleep", "1000"]);
     let taken: Vec<u32> = first.iter().copied().filter(|pid| !pool.ready().contains(pid)).collect();
     assert_eq!(taken.len(), 1, "{first:?}");
+    // It has moved with all that serves it to where the engine wants it.
+    let found = members(&factory, &id).expect("the group is there");
+    assert!(found.contains(&taken[0]) && found.len() >= 3, "{found:?}, the shim is {taken:?}");
     let second = pool.wait_until_full(2);
     // One of those that wait is killed, and what it leaves is nobody's.
     kill(Pid::from_raw(second[0] as i32), Signal::SIGKILL).expect("kill a standby");
@@ -188,12 +191,22 @@ fn a_killed_pool_leaves_nothing_but_the_vms_that_were_taken() {
     assert_eq!(alive.text(), "alive\n", "{}", alive.stderr);
     factory.containerd.remove(&id);
     factory.containerd.assert_gone(&id);
+    factory.containerd.wait_for("the end of the group", || members(&factory, &id).is_none());
 
     // The next pool takes away what the killed one of those left.
     let mut pool = Pool::start(&factory, &kata);
     let third = pool.wait_until_full(2);
     pool.signal(Signal::SIGTERM);
     assert_all_gone(&[first, second, third].concat());
+}
+
+/// Who is in the group that `ctr` names for a container; `None` if there is no such group.
+fn members(factory: &Factory, id: &str) -> Option<Vec<u32>> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchy = if root.join("cgroup.controllers").exists() { root.into() } else { root.join("memory") };
+    let group = hierarchy.join(factory.containerd.namespace()).join(id);
+    let text = fs::read_to_string(group.join("cgroup.procs")).ok()?;
+    Some(text.lines().map(|pid| pid.parse().expect("a pid")).collect())
 }
 
 fn gethostname() -> String {

@@ -75,6 +75,7 @@ impl SandboxApi for SandboxService {
                 return Err(Error::already_exists(format!("sandbox {}", held.id)));
             }
             let pod = Pod {
+                id: id.to_string(),
                 dir: PathBuf::from(request.bundle_path),
                 network: (!request.netns_path.is_empty()).then(|| request.netns_path.into()),
                 annotations: request.annotations,
