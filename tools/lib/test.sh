@@ -19,6 +19,8 @@ dev_test() {
     # A machine that builds once has nothing of it but a full disk.
     [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
     export KATA_TEST_ENV=$dev KATA_TEST_BIN=$target/release
+    # What a test says when it fails comes last, not under a stack of the executor's frames.
+    export RUST_BACKTRACE=0
     if cargo nextest --version >/dev/null 2>&1; then
         # Two at a time: each virtual machine takes a CPU while it boots.
         cargo nextest run --workspace --no-fail-fast --test-threads 2 "$@"
@@ -34,10 +36,11 @@ install_vhost_device_vsock() {
     }
 }
 
-# Other releases of containerd and Docker, from other releases of Debian: unpacked here, never installed.
+# Other releases of containerd and Docker, and a registry, from other releases of Debian: unpacked here, never installed.
 fetch_counterparts() {
     fetch_counterpart containerd-1.7 trixie bin/containerd containerd
     fetch_counterpart containerd-2 sid bin/containerd containerd
+    fetch_counterpart registry bookworm bin/docker-registry docker-registry
     fetch_counterpart docker-20 bookworm sbin/dockerd docker.io tini
     fetch_counterpart docker-26 trixie sbin/dockerd docker.io docker-cli containerd tini
     fetch_counterpart docker-sid sid sbin/dockerd docker.io docker-cli containerd tini
