@@ -10,6 +10,7 @@ to runc and aim. WHAT is one of
 
   start     a whole container; where the time goes; the VM's first answer; CPU time (the default)
   second    a second container in a VM that runs
+  pod       the start of a pod, its second container and its fiftieth
   exec      one more process in a container that runs
   io        what standard streams carry, beside the raw channel
   net       what TCP carries, beside a tap without filters, and what an interface adds to a start
@@ -35,7 +36,7 @@ dev_bench() {
     local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            start | second | exec | io | net | rate | memory | idle | growth | channel | worth | all | trace)
+            start | second | pod | exec | io | net | rate | memory | idle | growth | channel | worth | all | trace)
                 [ -z "$given" ] || die "bench: $given or $1?"
                 what=$1 given=$1 && shift
                 ;;

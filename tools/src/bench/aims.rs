@@ -3,6 +3,8 @@
 use super::{options::Way, report::Aim};
 
 pub const SECOND_CONTAINER: Aim = Aim::Ratio(2.0);
+/// The fiftieth container of a pod to its second.
+pub const POD_GROWTH: Aim = Aim::Value(1.2);
 pub const EXEC: Aim = Aim::Ratio(2.0);
 /// At least nine tenths of what the raw channel carries.
 pub const STREAM: Aim = Aim::Ratio(1.0 / 0.9);

@@ -24,6 +24,8 @@ const IDLE: [&str; 2] = ["sleep", "86400"];
 
 const ROLE: &str = "io.kubernetes.cri.container-type";
 const POD: &str = "io.kubernetes.cri.sandbox-id";
+/// Of a pod's own container.
+const PAUSE_IMAGE: &str = "docker.io/library/kata-pause:latest";
 
 /// A containerd.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub enum Role<'a> {
     Alone,
     /// The first of a pod.
     First,
+    /// A pod's own, which only waits.
+    Pod,
     /// One more of this pod.
     Member(&'a str),
 }
@@ -97,7 +101,15 @@ impl Engine {
         self.detach(command, runtime, id)
     }
 
-    /// The same in a network namespace, with another program.
+    /// Starts a pod's own container; returns milliseconds.
+    pub fn start_pod(&self, runtime: &Runtime, id: &str) -> Result<f64> {
+        let mut command = self.ctr();
+        command.args(["run", "--detach", "--null-io"]);
+        self.describe(&mut command, runtime, id, Role::Pod);
+        self.detach(command, runtime, id)
+    }
+
+    /// [`Self::start`] in a network namespace, with another program.
     pub fn start_in<S: AsRef<str>>(
         &self,
         runtime: &Runtime,
@@ -231,8 +243,12 @@ impl Engine {
         }
         let marks = match role {
             Role::Alone => None,
-            Role::First => Some(("sandbox", id)),
+            Role::First | Role::Pod => Some(("sandbox", id)),
             Role::Member(pod) => Some(("container", pod)),
+        };
+        let image = match role {
+            Role::Pod => PAUSE_IMAGE,
+            Role::Alone | Role::First | Role::Member(_) => &self.image,
         };
         if let Some((kind, pod)) = marks {
             command.args([
@@ -242,7 +258,7 @@ impl Engine {
                 &format!("{POD}={pod}"),
             ]);
         }
-        command.args([&self.image, id]);
+        command.args([image, id]);
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<String>> {

@@ -23,7 +23,7 @@ pub use options::Options;
 
 use engine::Engine;
 use lineup::Lineup;
-use measure::{cpu, exec, growth, idle, io, memory, net, rate, second, start, worth};
+use measure::{cpu, exec, growth, idle, io, memory, net, pod, rate, second, start, worth};
 use options::What;
 use report::{Report, Table};
 
@@ -70,10 +70,11 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn measures(what: What) -> Vec<(&'static str, Measure)> {
-    let all: [(What, &'static str, Measure); 11] = [
+    let all: [(What, &'static str, Measure); 12] = [
         (What::Start, "start", start::measure),
         (What::Start, "CPU time", cpu::measure),
         (What::Second, "second container", second::measure),
+        (What::Pod, "pod", pod::measure),
         (What::Exec, "exec", exec::measure),
         (What::Io, "streams", io::measure),
         (What::Net, "network", net::measure),

@@ -11,6 +11,8 @@ pub enum What {
     Start,
     /// A second container in a VM that runs
     Second,
+    /// A pod's start, its second container and its fiftieth
+    Pod,
     /// One more process in a container that runs
     Exec,
     /// What standard streams carry

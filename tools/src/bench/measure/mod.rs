@@ -8,6 +8,7 @@ pub mod idle;
 pub mod io;
 pub mod memory;
 pub mod net;
+pub mod pod;
 pub mod rate;
 pub mod second;
 pub mod start;
