@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use crate::environment::Environment;
 
 pub const IMAGE: &str = "docker.io/library/kata-busybox:latest";
+/// The name of the configuration for those who name none, if there is one in containerd's folder.
+pub const DEFAULT_CONFIGURATION: &str = "default";
 /// How long one `ctr` command may take: a cold VM under emulation on a busy machine, and then some.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -255,11 +257,14 @@ fn launch(dir: &Path, programs: Option<&Path>, host: Option<&str>, env: &Environ
         env.programs().display(),
         programs.unwrap_or(Path::new("/usr/bin")).display()
     );
+    let configuration = Some(dir.join(DEFAULT_CONFIGURATION).with_extension("toml"));
+    let configuration = configuration.filter(|path| path.exists()).unwrap_or_else(|| env.configuration());
     command
         .arg("--config")
         .arg(dir.join("config.toml"))
         .env("PATH", search)
-        .env("KATA_CONF_FILE", env.configuration())
+        .env("KATA_CONF_FILE", configuration)
+        .envs(env.variables().iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

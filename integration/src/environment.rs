@@ -9,6 +9,9 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Environment {
     root: PathBuf,
+    programs: Option<PathBuf>,
+    /// What engines find in their environment besides.
+    variables: Vec<(String, PathBuf)>,
 }
 
 impl Environment {
@@ -22,7 +25,7 @@ impl Environment {
             );
             eprintln!("skipped: KATA_TEST_ENV names no folder; run `tools/dev test`");
         }
-        root.map(|root| Self { root })
+        root.map(|root| Self { root, programs: None, variables: Vec::new() })
     }
 
     /// A file that must be there.
@@ -72,14 +75,31 @@ impl Environment {
 
     /// The folder of our own programs.
     pub fn programs(&self) -> PathBuf {
-        match env::var_os("KATA_TEST_BIN") {
-            Some(dir) => dir.into(),
-            None => self
+        match (&self.programs, env::var_os("KATA_TEST_BIN")) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(dir)) => dir.into(),
+            (None, None) => self
                 .root
                 .parent()
                 .map(|target| target.join("release"))
                 .expect("the folder lies in a build folder"),
         }
+    }
+
+    /// The same with other programs of ours, in that folder.
+    pub fn with_programs(self, dir: PathBuf) -> Self {
+        Self { programs: Some(dir), ..self }
+    }
+
+    /// The same with a variable in the environment of its engines.
+    pub fn with_variable(mut self, name: &str, value: PathBuf) -> Self {
+        self.variables.push((name.into(), value));
+        self
+    }
+
+    /// What engines find in their environment besides.
+    pub fn variables(&self) -> &[(String, PathBuf)] {
+        &self.variables
     }
 
     /// The folder with `containerd` and `ctr` of another release, if the machine's mirror had it.
@@ -90,6 +110,11 @@ impl Environment {
     /// The folder in which a release of Docker was unpacked, if the machine's mirror had it.
     pub fn docker(&self, release: &str) -> Option<PathBuf> {
         self.counterpart(&format!("docker-{release}"), "sbin/dockerd")
+    }
+
+    /// The registry of images, if the machine's mirror had it.
+    pub fn registry(&self) -> Option<PathBuf> {
+        Some(self.counterpart("registry", "bin/docker-registry")?.join("usr/bin/docker-registry"))
     }
 
     fn counterpart(&self, name: &str, program: &str) -> Option<PathBuf> {

@@ -4,8 +4,10 @@
 use std::{
     collections::HashSet,
     fs::File,
+    future::pending,
     io,
     path::PathBuf,
+    process::ExitStatus,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
@@ -15,9 +17,14 @@ use async_trait::async_trait;
 use futures::stream;
 use protocols::guest::STREAM_PORT;
 use runtime::{
+    child::{Child, Launch},
     error::{Context, Error, Result},
+    fault::{
+        self, Side,
+        plan::{GuestFault, for_guest},
+    },
     ledger::Ledger,
-    vm::{AgentAddr, Hypervisor, MiB, Nic, Vm, VmExit, VmSpec},
+    vm::{AgentAddr, Disk, Hypervisor, MiB, Nic, Vm, VmExit, VmSpec},
 };
 use tokio::{
     net::UnixListener,
@@ -49,13 +56,21 @@ type Stalled = watch::Sender<HashSet<&'static str>>;
 /// Boots fake VMs and remembers them.
 pub struct FakeHypervisor {
     behaviour: Behaviour,
+    /// Whether a VM has a process of its own, which does nothing and whose end is the VM's.
+    processes: bool,
     stalled: Stalled,
     vms: Mutex<Vec<Arc<FakeVm>>>,
 }
 
 impl FakeHypervisor {
     pub fn new(behaviour: Behaviour) -> Arc<Self> {
-        Arc::new(Self { behaviour, stalled: Stalled::default(), vms: Mutex::default() })
+        Arc::new(Self { behaviour, processes: false, stalled: Stalled::default(), vms: Mutex::default() })
+    }
+
+    /// Its VMs have processes that can be killed.
+    pub fn with_processes() -> Arc<Self> {
+        let (stalled, vms) = Default::default();
+        Arc::new(Self { behaviour: Behaviour::Boots, processes: true, stalled, vms })
     }
 
     /// From now on the agents do not answer `call`.
@@ -76,10 +91,19 @@ impl FakeHypervisor {
 
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
-    async fn boot(&self, spec: VmSpec, _ledger: &Ledger) -> Result<Arc<dyn Vm>> {
+    async fn boot(&self, spec: VmSpec, ledger: &Ledger) -> Result<Arc<dyn Vm>> {
         if self.behaviour == Behaviour::Refuses {
             return Err(Error::unavailable("this hypervisor boots nothing"));
         }
+        fault::point("vm", "boot", Side::Before)?;
+        let process = match self.processes {
+            true => {
+                let mut launch = Launch::new("sleep");
+                launch.arg("infinity");
+                Some(Child::spawn("qemu", launch, ledger).await?)
+            }
+            false => None,
+        };
         let socket = spec.dir.join("agent.sock");
         let listener = UnixListener::bind(&socket).context("bind the agent's socket")?;
         let config = GuestConfig {
@@ -96,11 +120,15 @@ impl Hypervisor for FakeHypervisor {
         }
         let server =
             spawn(serve(listener, guest.clone(), self.behaviour, self.stalled.subscribe())).abort_handle();
-        let vm = Arc::new(FakeVm { socket, guest, server, exited: watch::Sender::new(None) });
+        let vm = Arc::new(FakeVm { socket, guest, server, process, exited: watch::Sender::new(None) });
+        if let Some(process) = &vm.process {
+            spawn(end_with(process.exited(), Arc::downgrade(&vm)));
+        }
         if self.behaviour == Behaviour::DiesAtBoot {
             vm.die("the guest's kernel panicked");
         }
         self.vms.lock().expect("no test panics inside").push(vm.clone());
+        fault::point("vm", "boot", Side::After)?;
         Ok(vm)
     }
 
@@ -141,6 +169,14 @@ async fn serve(
     }
 }
 
+/// Lets a VM die when its process has ended.
+async fn end_with(mut exited: watch::Receiver<Option<ExitStatus>>, vm: Weak<FakeVm>) {
+    let status = exited.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+    if let (Some(status), Some(vm)) = (status, vm.upgrade()) {
+        vm.die(&format!("qemu ended: {status}"));
+    }
+}
+
 /// Ends with the guest.
 async fn serve_streams(listener: UnixListener, guest: Weak<Guest>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -162,7 +198,15 @@ impl MethodHandler for Stalling {
         let mut stalled = self.stalled.clone();
         // An error means that the hypervisor is gone, and its test with it.
         let _ = stalled.wait_for(|stalled| !stalled.contains(self.name.as_str())).await;
-        self.inner.handler(context, request).await
+        match for_guest(&self.name) {
+            None => self.inner.handler(context, request).await,
+            Some(GuestFault::Hang) => pending().await,
+            Some(GuestFault::Error) => {
+                let status = ttrpc::get_status(ttrpc::Code::INTERNAL, "the guest has had enough");
+                Ok(Response { status: Some(status).into(), ..Response::new() })
+            }
+            Some(GuestFault::Garbage) => Ok(Response { payload: vec![0xff; 40], ..Response::new() }),
+        }
     }
 }
 
@@ -171,6 +215,7 @@ pub struct FakeVm {
     socket: PathBuf,
     guest: Arc<Guest>,
     server: AbortHandle,
+    process: Option<Child>,
     exited: watch::Sender<Option<VmExit>>,
 }
 
@@ -190,7 +235,7 @@ impl FakeVm {
 #[async_trait]
 impl Vm for FakeVm {
     fn pid(&self) -> u32 {
-        std::process::id()
+        self.process.as_ref().map_or_else(std::process::id, Child::pid)
     }
 
     fn agent_address(&self) -> AgentAddr {
@@ -237,8 +282,20 @@ impl Vm for FakeVm {
         Err(Error::unimplemented("a fake VM has no network cards"))
     }
 
+    async fn add_disk(&self, _: Disk) -> Result<String> {
+        Err(Error::unimplemented("a fake VM has no disks"))
+    }
+
+    async fn remove_disk(&self, _: usize) -> Result<()> {
+        Err(Error::unimplemented("a fake VM has no disks"))
+    }
+
     async fn stop(&self) -> Result<()> {
+        fault::point("vm", "stop", Side::Before)?;
         self.die("stopped on request");
-        Ok(())
+        if let Some(process) = &self.process {
+            process.end(Duration::ZERO).await?;
+        }
+        fault::point("vm", "stop", Side::After)
     }
 }

@@ -23,6 +23,7 @@ pub use spawn::Launch;
 
 use crate::{
     error::{Context, Error, Result},
+    fault::{self, Side},
     ledger::{Ledger, Resource},
     state::{ProcessId, pidfd_open, pidfd_signal, watch_pidfd},
 };
@@ -48,8 +49,10 @@ impl Child {
     /// Starts `launch` as the helper `role` and claims it. Its standard output and error become log lines.
     pub async fn spawn(role: &'static str, launch: Launch, ledger: &Ledger) -> Result<Self> {
         let program = launch.program();
+        fault::point("start", role, Side::Before)?;
         let mut process = launch.start().await.with_context(|| format!("start {role} {program}"))?;
         let pid = process.id();
+        fault::started(role, pid);
         let claim = ProcessId::of(pid).map(|id| Resource::Process { id, role: role.into() });
         let claimed = claim.and_then(|claim| ledger.claim(claim.clone()).map(|()| claim));
         let claim = match claimed {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub use crate::state::{ProcessId, Resource};
 use crate::{
     error::{Context, Error, Result},
+    fault::{self, Side},
     state::StateStore,
 };
 
@@ -24,15 +25,25 @@ impl Ledger {
 
     /// Records that `resource` is about to be made.
     pub fn claim(&self, resource: Resource) -> Result<()> {
+        let what = resource.kind();
+        fault::point("claim", what, Side::Before)?;
         self.store
             .update(|record| record.own.ledger.push(resource.clone()))
-            .with_context(|| format!("claim {resource}"))
+            .with_context(|| format!("claim {resource}"))?;
+        fault::point("claim", what, Side::After)
     }
 
     /// Takes `resource` away and strikes its claim. Blocks.
     pub fn release(&self, resource: &Resource) -> Result<()> {
+        let what = resource.kind();
+        fault::point("release", what, Side::Before)?;
         resource.release()?;
-        self.forget(resource)
+        fault::point("release", what, Side::After)?;
+        if let Err(error) = self.forget(resource) {
+            // Released twice is released once; a full disk must not keep what it would free.
+            tracing::warn!(%error, "the record still lists what is released");
+        }
+        Ok(())
     }
 
     /// Strikes the claim of a resource that has ended by itself, such as a process that was waited for.

@@ -4,6 +4,7 @@
 //! [`vm::Hypervisor`].
 
 pub mod agent;
+mod bpf;
 pub mod bundle;
 mod cgroup;
 pub mod child;
@@ -13,8 +14,10 @@ pub mod container;
 pub mod error;
 pub mod events;
 pub mod factory;
+pub mod fault;
 pub mod features;
 mod hooks;
+mod idmap;
 pub mod ids;
 pub mod ledger;
 mod netlink;

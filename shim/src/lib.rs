@@ -14,6 +14,7 @@ pub mod life;
 pub mod logging;
 mod metrics;
 pub mod pool;
+pub mod program;
 pub mod sandbox;
 pub mod server;
 pub mod shim;

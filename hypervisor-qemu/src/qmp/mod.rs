@@ -14,7 +14,10 @@ use std::{
 };
 
 use qapi_spec::Command;
-use runtime::error::{Context, Error, Result};
+use runtime::{
+    error::{Context, Error, Result},
+    fault::{self, Side},
+};
 use serde_json::Value;
 use tokio::{
     net::UnixStream,
@@ -78,9 +81,11 @@ impl Qmp {
     pub async fn execute_with_fds<C: Command>(&self, command: C, fds: Vec<OwnedFd>) -> Result<C::Ok> {
         let call = async {
             let arguments = serde_json::to_value(&command).context("encode the arguments")?;
-            let answer = timeout(COMMAND_DEADLINE, self.ask(C::NAME, arguments, fds))
+            fault::point("qmp", C::NAME, Side::Before)?;
+            let answer = timeout(fault::patience(COMMAND_DEADLINE), self.ask(C::NAME, arguments, fds))
                 .await
                 .map_err(|_| Error::deadline(format!("no answer within {COMMAND_DEADLINE:?}")))??;
+            fault::point("qmp", C::NAME, Side::After)?;
             serde_json::from_value(answer).context("decode the answer")
         };
         call.await.with_context(|| format!("qmp {}", C::NAME))

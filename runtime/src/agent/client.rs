@@ -32,6 +32,7 @@ use super::{
 use crate::{
     config::AgentConfig,
     error::{Error, ErrorKind, Result},
+    fault::{self, Side},
 };
 
 /// For calls that do a bounded piece of work in the guest.
@@ -89,6 +90,8 @@ pub enum Output {
 pub struct AgentClient {
     agent: AgentServiceClient,
     extras: ExtrasClient,
+    health: HealthClient,
+    health_deadline: Duration,
     /// Whether the agent has those; asked when first needed.
     has_extras: OnceCell<bool>,
     create: Duration,
@@ -104,12 +107,9 @@ impl AgentClient {
         let answer = async {
             let link = AgentLink::open(address).await?;
             let client = Client::new(Socket::new(link.connect_when_up(AGENT_PORT).await));
-            let health = HealthClient::new(client.clone());
-            health
-                .check(within(config.health_deadline()), &CheckRequest::new())
-                .await
-                .map_err(rpc("Check"))?;
-            Ok(Self::new(client, link, config))
+            let client = Self::new(client, link, config);
+            client.check().await?;
+            Ok(client)
         };
         let deadline = config.boot_deadline();
         timeout(deadline, answer).await.unwrap_or_else(|_| {
@@ -138,7 +138,9 @@ impl AgentClient {
     fn new(client: Client, link: AgentLink, config: &AgentConfig) -> Self {
         Self {
             agent: AgentServiceClient::new(client.clone()),
-            extras: ExtrasClient::new(client),
+            extras: ExtrasClient::new(client.clone()),
+            health: HealthClient::new(client),
+            health_deadline: config.health_deadline(),
             has_extras: OnceCell::new(),
             create: config.create_deadline(),
             streams: AtomicBool::new(true),
@@ -172,8 +174,14 @@ impl AgentClient {
         self.streams.load(Ordering::Relaxed)
     }
 
+    /// Whether the agent answers at all.
+    pub async fn check(&self) -> Result<()> {
+        let request = CheckRequest::new();
+        called("Check", self.health.check(within(self.health_deadline), &request)).await.map(drop)
+    }
+
     pub async fn create_sandbox(&self, request: &wire::CreateSandboxRequest) -> Result<()> {
-        self.agent.create_sandbox(within(CALL), request).await.map(drop).map_err(rpc("CreateSandbox"))
+        called("CreateSandbox", self.agent.create_sandbox(within(CALL), request)).await.map(drop)
     }
 
     /// Sets the guest's wall clock to the host's.
@@ -184,22 +192,18 @@ impl AgentClient {
             Usec: i64::from(now.subsec_micros()),
             ..Default::default()
         };
-        self.agent
-            .set_guest_date_time(within(CALL), &request)
-            .await
-            .map(drop)
-            .map_err(rpc("SetGuestDateTime"))
+        called("SetGuestDateTime", self.agent.set_guest_date_time(within(CALL), &request)).await.map(drop)
     }
 
     /// Puts vCPUs to use until there are `total`, and all memory.
     pub async fn online(&self, total: u32) -> Result<()> {
         let request = wire::OnlineCPUMemRequest { wait: true, nb_cpus: total, ..Default::default() };
-        self.agent.online_cpu_mem(within(CALL), &request).await.map(drop).map_err(rpc("OnlineCPUMem"))
+        called("OnlineCPUMem", self.agent.online_cpu_mem(within(CALL), &request)).await.map(drop)
     }
 
     /// Makes the interface with that hardware address the one described; waits for it to come.
     pub async fn update_interface(&self, request: &wire::UpdateInterfaceRequest) -> Result<()> {
-        self.agent.update_interface(within(CALL), request).await.map(drop).map_err(rpc("UpdateInterface"))
+        called("UpdateInterface", self.agent.update_interface(within(CALL), request)).await.map(drop)
     }
 
     /// Lets the guest let go of a card. False if the agent cannot.
@@ -208,43 +212,40 @@ impl AgentClient {
             return Ok(false);
         }
         let request = RemoveInterfaceRequest { hw_addr, name, ..Default::default() };
-        let removed = self.extras.remove_interface(within(REMOVE), &request).await;
-        removed.map(|_| true).map_err(rpc("RemoveInterface"))
+        let removed = self.extras.remove_interface(within(REMOVE), &request);
+        called("RemoveInterface", removed).await.map(|_| true)
     }
 
     pub async fn update_routes(&self, request: &wire::UpdateRoutesRequest) -> Result<()> {
-        self.agent.update_routes(within(CALL), request).await.map(drop).map_err(rpc("UpdateRoutes"))
+        called("UpdateRoutes", self.agent.update_routes(within(CALL), request)).await.map(drop)
     }
 
     pub async fn add_arp_neighbors(&self, request: &wire::AddARPNeighborsRequest) -> Result<()> {
-        self.agent.add_arp_neighbors(within(CALL), request).await.map(drop).map_err(rpc("AddARPNeighbors"))
+        called("AddARPNeighbors", self.agent.add_arp_neighbors(within(CALL), request)).await.map(drop)
     }
 
     /// Asks the guest to end everything. It may be gone already, so failure is only logged.
     pub async fn destroy_sandbox(&self) {
-        if let Err(error) =
-            self.agent.destroy_sandbox(within(FAREWELL), &wire::DestroySandboxRequest::new()).await
-        {
+        let request = wire::DestroySandboxRequest::new();
+        let farewell = self.agent.destroy_sandbox(within(FAREWELL), &request);
+        if let Err(error) = called("DestroySandbox", farewell).await {
             tracing::debug!(%error, "the guest did not say farewell");
         }
     }
 
     pub async fn create_container(&self, request: &wire::CreateContainerRequest) -> Result<()> {
-        self.agent
-            .create_container(within(self.create), request)
-            .await
-            .map(drop)
-            .map_err(refused("OCI runtime create failed"))
+        let created = self.agent.create_container(within(self.create), request);
+        passed("CreateContainer", created, refused("OCI runtime create failed")).await.map(drop)
     }
 
     pub async fn start_container(&self, container: &str) -> Result<()> {
         let request = wire::StartContainerRequest { container_id: container.into(), ..Default::default() };
-        self.agent.start_container(within(CALL), &request).await.map(drop).map_err(rpc("StartContainer"))
+        called("StartContainer", self.agent.start_container(within(CALL), &request)).await.map(drop)
     }
 
     pub async fn remove_container(&self, container: &str) -> Result<()> {
         let request = wire::RemoveContainerRequest { container_id: container.into(), ..Default::default() };
-        self.agent.remove_container(within(CALL), &request).await.map(drop).map_err(rpc("RemoveContainer"))
+        called("RemoveContainer", self.agent.remove_container(within(CALL), &request)).await.map(drop)
     }
 
     pub async fn exec(&self, process: &GuestProcess, spec: &oci::Process) -> Result<()> {
@@ -257,11 +258,8 @@ impl AgentClient {
             process_json: protocols::oci::process_to_json(spec).map_err(fault)?,
             ..Default::default()
         };
-        self.agent
-            .exec_process(within(self.create), &request)
-            .await
-            .map(drop)
-            .map_err(refused("OCI runtime exec failed: exec failed"))
+        let started = self.agent.exec_process(within(self.create), &request);
+        passed("ExecProcess", started, refused("OCI runtime exec failed: exec failed")).await.map(drop)
     }
 
     /// [`ErrorKind::NotFound`] when the process has ended.
@@ -279,7 +277,7 @@ impl AgentClient {
             all: scope == SignalScope::All,
             ..Default::default()
         };
-        self.agent.signal_process(within(CALL), &request).await.map(drop).map_err(rpc("SignalProcess"))
+        called("SignalProcess", self.agent.signal_process(within(CALL), &request)).await.map(drop)
     }
 
     /// Waits, without a deadline, until the process has ended; the agent then forgets it.
@@ -289,8 +287,7 @@ impl AgentClient {
             exec_id: process.exec.clone(),
             ..Default::default()
         };
-        let response =
-            self.agent.wait_process(Deadline::default(), &request).await.map_err(rpc("WaitProcess"))?;
+        let response = called("WaitProcess", self.agent.wait_process(Deadline::default(), &request)).await?;
         Ok(GuestExit { code: response.status as u32 & 0xff, oom_kills: response.oom_kills })
     }
 
@@ -302,7 +299,7 @@ impl AgentClient {
             data,
             ..Default::default()
         };
-        self.agent.write_stdin(Deadline::default(), &request).await.map(drop).map_err(rpc("WriteStdin"))
+        called("WriteStdin", self.agent.write_stdin(Deadline::default(), &request)).await.map(drop)
     }
 
     pub async fn close_stdin(&self, process: &GuestProcess) -> Result<()> {
@@ -311,7 +308,7 @@ impl AgentClient {
             exec_id: process.exec.clone(),
             ..Default::default()
         };
-        self.agent.close_stdin(within(CALL), &request).await.map(drop).map_err(rpc("CloseStdin"))
+        called("CloseStdin", self.agent.close_stdin(within(CALL), &request)).await.map(drop)
     }
 
     /// Waits, without a deadline, for output. Empty is the end.
@@ -324,10 +321,10 @@ impl AgentClient {
         };
         let response = match output {
             Output::Stdout => {
-                self.agent.read_stdout(Deadline::default(), &request).await.map_err(rpc("ReadStdout"))?
+                called("ReadStdout", self.agent.read_stdout(Deadline::default(), &request)).await?
             }
             Output::Stderr => {
-                self.agent.read_stderr(Deadline::default(), &request).await.map_err(rpc("ReadStderr"))?
+                called("ReadStderr", self.agent.read_stderr(Deadline::default(), &request)).await?
             }
         };
         if response.data.len() > limit as usize {
@@ -347,18 +344,18 @@ impl AgentClient {
             column: width,
             ..Default::default()
         };
-        self.agent.tty_win_resize(within(CALL), &request).await.map(drop).map_err(rpc("TtyWinResize"))
+        called("TtyWinResize", self.agent.tty_win_resize(within(CALL), &request)).await.map(drop)
     }
 
     /// Returns when every process of the container stands still.
     pub async fn pause_container(&self, container: &str) -> Result<()> {
         let request = wire::PauseContainerRequest { container_id: container.into(), ..Default::default() };
-        self.agent.pause_container(within(CALL), &request).await.map(drop).map_err(rpc("PauseContainer"))
+        called("PauseContainer", self.agent.pause_container(within(CALL), &request)).await.map(drop)
     }
 
     pub async fn resume_container(&self, container: &str) -> Result<()> {
         let request = wire::ResumeContainerRequest { container_id: container.into(), ..Default::default() };
-        self.agent.resume_container(within(CALL), &request).await.map(drop).map_err(rpc("ResumeContainer"))
+        called("ResumeContainer", self.agent.resume_container(within(CALL), &request)).await.map(drop)
     }
 
     /// Sets new limits; what is not named stays.
@@ -371,12 +368,12 @@ impl AgentClient {
             resources_json: json,
             ..Default::default()
         };
-        self.agent.update_container(within(CALL), &request).await.map(drop).map_err(rpc("UpdateContainer"))
+        called("UpdateContainer", self.agent.update_container(within(CALL), &request)).await.map(drop)
     }
 
     pub async fn stats_container(&self, container: &str) -> Result<wire::StatsContainerResponse> {
         let request = wire::StatsContainerRequest { container_id: container.into(), ..Default::default() };
-        self.agent.stats_container(within(CALL), &request).await.map_err(rpc("StatsContainer"))
+        called("StatsContainer", self.agent.stats_container(within(CALL), &request)).await
     }
 
     /// Whether [`Self::signal`] reaches every process of a container whatever the signal.
@@ -387,8 +384,8 @@ impl AgentClient {
     async fn has_extras(&self) -> Result<bool> {
         let ask = || async {
             let request = wire::GuestDetailsRequest::new();
-            let details = self.agent.get_guest_details(within(CALL), &request).await;
-            let details = details.map_err(rpc("GetGuestDetails"))?;
+            let details = self.agent.get_guest_details(within(CALL), &request);
+            let details = called("GetGuestDetails", details).await?;
             Ok(details.agent_details.extra_features.iter().any(|feature| feature == FEATURE_EXTRAS))
         };
         self.has_extras.get_or_try_init(ask).await.copied()
@@ -400,15 +397,15 @@ impl AgentClient {
             return Ok(None);
         }
         let request = ListProcessesRequest { container_id: container.into(), ..Default::default() };
-        let listed = self.extras.list_processes(within(CALL), &request).await;
-        Ok(Some(listed.map_err(rpc("ListProcesses"))?.processes))
+        let listed = self.extras.list_processes(within(CALL), &request);
+        Ok(Some(called("ListProcesses", listed).await?.processes))
     }
 
     /// Waits, without a deadline, until the guest runs out of memory and kills. Returns the container, and how many of
     /// its processes were killed so far if the agent says so.
     pub async fn oom_kill(&self) -> Result<(String, Option<u64>)> {
-        let event = self.agent.get_oom_event(Deadline::default(), &wire::GetOOMEventRequest::new()).await;
-        let event = event.map_err(rpc("GetOOMEvent"))?;
+        let request = wire::GetOOMEventRequest::new();
+        let event = called("GetOOMEvent", self.agent.get_oom_event(Deadline::default(), &request)).await?;
         Ok((event.container_id, Some(event.oom_kills).filter(|kills| *kills > 0)))
     }
 }
@@ -424,7 +421,24 @@ fn for_upstream(mut resources: oci::LinuxResources) -> Result<protocols::wire_oc
 }
 
 fn within(deadline: Duration) -> Deadline {
-    context::with_duration(deadline)
+    context::with_duration(fault::patience(deadline))
+}
+
+/// Makes one call of the agent's.
+async fn called<T>(name: &'static str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    passed(name, call, rpc(name)).await
+}
+
+/// The same, with words of its own for a refusal.
+async fn passed<T>(
+    name: &'static str,
+    call: impl Future<Output = ttrpc::Result<T>>,
+    refusal: impl Fn(ttrpc::Error) -> Error,
+) -> Result<T> {
+    fault::point("agent", name, Side::Before)?;
+    let answer = call.await.map_err(refusal);
+    fault::point("agent", name, Side::After)?;
+    answer
 }
 
 /// The guest's answer as an error of ours. Its text is the guest's word, so it is cut.
@@ -441,6 +455,10 @@ fn refused(words: &'static str) -> impl Fn(ttrpc::Error) -> Error {
 fn told(error: ttrpc::Error) -> Error {
     let (kind, text) = match &error {
         ttrpc::Error::RpcStatus(status) => (kind_of(status.code()), status.message.clone()),
+        // ttrpc has no other mark of its own deadline.
+        ttrpc::Error::Others(text) if text == "Request deadline elapsed" => {
+            (ErrorKind::DeadlineExceeded, "the guest did not answer in time".into())
+        }
         other => (ErrorKind::Unavailable, other.to_string()),
     };
     Error::new(kind, text.chars().take(2000).collect::<String>())

@@ -1,11 +1,11 @@
 //! From the description of a VM to a guest whose agent has answered and whose network follows its namespace's.
 
-use std::{sync::Arc, time::Instant};
+use std::{future::pending, sync::Arc, time::Instant};
 
 use protocols::guest::AGENT_PORT;
 use tokio::sync::Mutex;
 
-use super::{Running, Sandbox, lock, monitor, phase};
+use super::{Running, Sandbox, disks::Disks, lock, monitor, phase};
 use crate::{
     agent::AgentClient,
     error::{Context, Error, Result},
@@ -51,7 +51,16 @@ impl Sandbox {
             Ok(network) => {
                 phase("network-follow", began);
                 let ports = namespace.map(|namespace| Forward::begin(namespace, agent.clone()));
-                Ok(Running { vm, agent, network, ports, names: Names::default(), size: Mutex::new(size) })
+                let disks = Disks::new(vm.clone());
+                Ok(Running {
+                    vm,
+                    agent,
+                    network,
+                    ports,
+                    names: Names::default(),
+                    disks,
+                    size: Mutex::new(size),
+                })
             }
             Err(error) => {
                 if let Err(error) = vm.stop().await {
@@ -118,7 +127,7 @@ impl Sandbox {
         let daemon = self.share.daemon().map(|daemon| daemon.exited());
         tokio::select! {
             agent = greeting => agent,
-            reason = monitor::first_end(vm.exited(), daemon) => {
+            reason = monitor::first_end(vm.exited(), daemon, pending()) => {
                 Err(self.blame_share(Error::unavailable(format!("the VM ended while it booted: {reason}"))).await)
             }
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::task::spawn_blocking;
 
-use super::{Running, Sandbox, lock, phase};
+use super::{KILLED, Running, Sandbox, lock, phase};
 use crate::{
     bundle::{Bundle, Role},
     container::{Container, Owner, sizing::Workload},
@@ -49,6 +49,10 @@ impl Sandbox {
         match made {
             Ok(container) => {
                 lock(&self.containers).insert(id.to_string(), Some(container.clone()));
+                if running.vm.exited().borrow().is_some() {
+                    // It ended just now, and told those that it knew.
+                    container.guest_died(KILLED);
+                }
                 let (container_id, pid) = (id.to_string(), running.vm.pid());
                 self.tell(Event::Created { container: container_id, bundle: bundle.dir, rootfs, stdio, pid });
                 self.listen_for_oom(running);
@@ -69,10 +73,17 @@ impl Sandbox {
     async fn make_container(&self, request: &CreateContainer, running: &Running) -> Result<Arc<Container>> {
         let CreateContainer { id, bundle, rootfs, stdio } = request;
         let began = Instant::now();
-        let storage = self.prepare_storage(id, bundle, rootfs).await?;
+        let mut storage = self.prepare_storage(id, bundle, rootfs).await?;
+        match running.disks.attach(id.as_str(), &storage.disks).await {
+            Ok(devices) => storage.devices = devices,
+            Err(error) => {
+                release(storage).await;
+                return Err(error);
+            }
+        }
         phase("storage", began);
         let began = Instant::now();
-        let (agent, pid) = (running.agent.clone(), running.vm.pid());
+        let (agent, pid) = (running.agent.clone(), bundle.stand_in.unwrap_or_else(|| running.vm.pid()));
         let owner = Owner {
             agent,
             pid,
@@ -93,11 +104,9 @@ impl Sandbox {
         phase("container-create", began);
         let container = match made {
             Ok(container) => container,
-            Err((error, mut storage)) => {
-                let released = spawn_blocking(move || storage.release()).await;
-                if let Ok(Err(error)) = released {
-                    tracing::warn!(%error, "a failed container leaves something for the sandbox's end");
-                }
+            Err((error, storage)) => {
+                running.disks.detach(id.as_str()).await;
+                release(storage).await;
                 return Err(error);
             }
         };
@@ -144,7 +153,8 @@ impl Sandbox {
     /// The file may have come with an interface.
     async fn serve_names(&self, running: &Running) {
         let Some(file) = lock(&self.identity).resolv_conf.clone() else { return };
-        if let Err(error) = running.names.begin(&file, running.vm.pid(), &running.agent).await {
+        let answers = running.network.answers();
+        if let Err(error) = running.names.begin(&file, running.vm.pid(), &running.agent, answers).await {
             tracing::warn!(%error, ?file, "the guest cannot ask the engine's name server");
         }
     }
@@ -157,6 +167,9 @@ impl Sandbox {
             ErrorKind::WrongState => error,
             _ => error.context(format!("delete container {id}")),
         })?;
+        if let Ok(running) = self.running() {
+            running.disks.detach(id).await;
+        }
         lock(&self.containers).remove(id);
         self.store.update(|record| record.config.container_configs.retain(|container| container.id != id))?;
         Ok(exit)
@@ -180,6 +193,7 @@ impl Sandbox {
             if let Err(error) = container.delete().await {
                 tracing::warn!(%error, "a container without a network stays for the sandbox's end");
             }
+            running.disks.detach(request.id.as_str()).await;
             let configs =
                 |record: &mut Record| record.config.container_configs.retain(|c| c.id != request.id.as_str());
             self.store.update(configs)?;
@@ -194,5 +208,13 @@ impl Sandbox {
         }
         containers.insert(id.to_string(), None);
         Ok(())
+    }
+}
+
+/// Gives back what a failed container had.
+async fn release(mut storage: Storage) {
+    let released = spawn_blocking(move || storage.release()).await;
+    if let Ok(Err(error)) = released {
+        tracing::warn!(%error, "a failed container leaves something for the sandbox's end");
     }
 }

@@ -3,8 +3,10 @@
 mod boot;
 mod booting;
 mod cloning;
+mod disks;
 mod grouping;
 mod guest;
+mod health;
 mod members;
 mod monitor;
 mod oom;
@@ -33,7 +35,7 @@ use crate::{
     agent::AgentClient,
     bundle::{Bundle, Role},
     config::Config,
-    container::Container,
+    container::{Container, sizing::Workload},
     error::{Context, Error, Result},
     events::{self, Event},
     ids::SandboxId,
@@ -46,6 +48,7 @@ use crate::{
     vm::{Hypervisor, NetworkNamespace, Vm, VmSize, VmSpec},
 };
 
+use disks::Disks;
 pub use members::CreateContainer;
 
 /// How a process ended that went with its VM: as if it had been killed, 128 + SIGKILL.
@@ -93,6 +96,8 @@ struct Identity {
     resolv_conf: Option<PathBuf>,
     /// What the first container sets for the pod.
     sysctls: HashMap<String, String>,
+    /// What a pod's containers will ask for together.
+    announced: Workload,
 }
 
 impl Identity {
@@ -102,6 +107,7 @@ impl Identity {
             hostname: boot::hostname(bundle),
             resolv_conf: resolv_conf(bundle),
             sysctls: bundle.pods_sysctls(),
+            announced: Workload::announced(bundle),
         }
     }
 }
@@ -114,6 +120,7 @@ struct Running {
     /// A pod's.
     ports: Option<Forward>,
     names: Names,
+    disks: Disks,
     /// As it is by now.
     size: Mutex<VmSize>,
 }
@@ -137,7 +144,8 @@ impl Sandbox {
         let store = Arc::new(StateStore::create(&setup.paths.sandbox(&setup.id), record)?);
         let ledger = Ledger::new(store.clone());
         let prepared = async {
-            grouping::group(&setup.config, bundle, vec![std::process::id()], &ledger).await?;
+            let processes = [std::process::id()].into_iter().chain(bundle.stand_in).collect();
+            grouping::group(&setup.config, bundle, processes, &ledger).await?;
             let vm_dir = setup.paths.vm(&setup.id);
             make_vm_dir(&vm_dir, &ledger)?;
             let share_paths = setup.paths.share(&setup.id);
@@ -176,14 +184,15 @@ impl Sandbox {
     pub async fn start(self: &Arc<Self>) -> Result<()> {
         match self.boot().await {
             Ok(running) => {
-                let exited = running.vm.exited();
+                let (exited, agent) = (running.vm.exited(), running.agent.clone());
                 if self.running.set(running).is_err() {
                     return Err(Error::precondition(format!("sandbox {} was started already", self.id())));
                 }
                 let daemon = self.share.daemon().map(|daemon| daemon.exited());
                 let sandbox = Arc::downgrade(self);
+                let silence = health::silence(agent, sandbox.clone());
                 *lock(&self.monitor) = Some(tokio::spawn(async move {
-                    let reason = monitor::first_end(exited, daemon).await;
+                    let reason = monitor::first_end(exited, daemon, silence).await;
                     if let Some(sandbox) = sandbox.upgrade() {
                         sandbox.guest_died(&reason).await;
                     }

@@ -6,10 +6,12 @@ use tokio::sync::watch;
 
 use crate::vm::VmExit;
 
-/// Waits for the first end and returns why. Without a daemon only the VM is watched.
+/// Waits for the first end and returns why. Without a daemon only the VM is watched. A guest that does not answer any
+/// more counts as ended.
 pub(super) async fn first_end(
     mut vm: watch::Receiver<Option<VmExit>>,
     daemon: Option<watch::Receiver<Option<ExitStatus>>>,
+    silence: impl Future<Output = String>,
 ) -> String {
     let vm_end = async {
         let exit = vm.wait_for(Option::is_some).await.map(|exit| exit.clone());
@@ -30,5 +32,6 @@ pub(super) async fn first_end(
         biased;
         exit = vm_end => exit,
         why = daemon_end => why,
+        why = silence => why,
     }
 }

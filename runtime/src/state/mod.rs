@@ -6,7 +6,7 @@ mod record;
 mod resource;
 mod store;
 
-pub use pid::ProcessId;
+pub use pid::{ProcessId, boot_id};
 pub(crate) use pid::{pidfd_open, pidfd_signal, watch_pidfd};
 pub use record::{ContainerConfig, Record};
 pub use resource::Resource;

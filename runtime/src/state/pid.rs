@@ -38,6 +38,17 @@ impl ProcessId {
         stat.is_ok_and(|stat| start_time(&stat) == Some(self.start_time) && state(&stat) != Some("Z"))
     }
 
+    /// Whether it has ended. One that was killed counts as alive until its threads have noticed, so it is waited for, for
+    /// as long as `patience`. Blocks.
+    pub(crate) fn has_ended(&self, patience: Duration) -> bool {
+        let Ok(pidfd) = pidfd_open(self.pid) else { return !self.is_alive() };
+        if self.is_alive() && is_dying(self.pid) {
+            let timeout = PollTimeout::try_from(patience).expect("a deadline of seconds fits");
+            let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout); // Asked again below.
+        }
+        !self.is_alive()
+    }
+
     /// Kills the process and waits until it has ended; success if it is gone already or its pid is another's.
     pub(super) fn kill_and_wait(&self, deadline: Duration) -> Result<()> {
         let pidfd = match pidfd_open(self.pid) {
@@ -58,6 +69,27 @@ impl ProcessId {
             other => other.map(|_| ()).map_err(Error::from),
         }
     }
+}
+
+/// What tells this boot of the host from every other; empty where the kernel does not say.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// Whether SIGKILL waits for it, or it is on its way out already.
+fn is_dying(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    const SIGKILL_BIT: u64 = 1 << (nix::libc::SIGKILL - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags: Option<u64> = fields(&stat).and_then(|mut fields| fields.nth(6)?.parse().ok());
+    pending.into_iter().any(|mask| mask & SIGKILL_BIT != 0)
+        || flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// Fields of `/proc/<pid>/stat` after the command name, which may itself hold spaces and parentheses.
@@ -114,6 +146,19 @@ mod tests {
         assert_eq!(start_time(stat), Some(4242));
         assert_eq!(state(stat), Some("R"));
         assert_eq!(start_time("garbage"), None);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_waited_for_and_no_other() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        let began = std::time::Instant::now();
+        assert!(!id.has_ended(Duration::from_secs(30)));
+        assert!(began.elapsed() < Duration::from_secs(20), "nothing says that it ends");
+        child.kill().unwrap();
+        assert!(id.has_ended(Duration::from_secs(30)));
+        child.wait().unwrap();
+        assert!(id.has_ended(Duration::ZERO));
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{endpoint::Endpoint, pid::ProcessId, resource::Resource};
+use super::{
+    endpoint::Endpoint,
+    pid::{ProcessId, boot_id},
+    resource::Resource,
+};
 
 /// Version of the outer part: Kata's Go runtime writes 2.
 pub const PERSIST_VERSION: u32 = 2;
@@ -79,6 +83,8 @@ pub struct Own {
     pub version: u32,
     /// The process that owns the sandbox and is the only writer of this record.
     pub owner: Option<ProcessId>,
+    /// The kernel's id of the boot in which it was written: pids mean nothing in another one.
+    pub boot: String,
     /// The configuration file in force; empty for built-in defaults.
     pub config_path: PathBuf,
     /// Claimed host resources, oldest first.
@@ -92,7 +98,7 @@ impl Record {
             persist_version: PERSIST_VERSION,
             state: "ready".into(),
             sandbox_container: id.into(),
-            own: Own { version: OWN_VERSION, owner: Some(owner), ..Own::default() },
+            own: Own { version: OWN_VERSION, owner: Some(owner), boot: boot_id(), ..Own::default() },
             ..Self::default()
         }
     }

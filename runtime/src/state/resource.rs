@@ -64,6 +64,20 @@ impl fmt::Display for Resource {
 }
 
 impl Resource {
+    /// One word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Process { .. } => "process",
+            Self::Mount { .. } => "mount",
+            Self::Directory { .. } => "directory",
+            Self::Tree { .. } => "tree",
+            Self::File { .. } => "file",
+            Self::Tap { .. } => "tap",
+            Self::Ingress { .. } => "ingress",
+            Self::Cgroup { .. } => "cgroup",
+        }
+    }
+
     /// Takes the resource away. Blocks for at most [`KILL_DEADLINE`].
     pub(crate) fn release(&self) -> Result<()> {
         let gone = match self {
