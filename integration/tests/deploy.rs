@@ -346,9 +346,9 @@ fn a_node_that_cannot_be_labelled_is_not_done() {
 fn pods_start_after_it(release: &str) {
     let Some(mut kubelet) = Kubelet::start_without_us(release) else { return };
     let pod_config = kubelet.pod("deployed");
-    let error = kubelet.run_pod("kata", &pod_config).unwrap_err().to_string();
+    let error = kubelet.run_pod("kata", &pod_config).unwrap_err();
     // The words that docs/kubernetes.md explains.
-    assert!(error.contains("no runtime for \"kata\" is configured"), "{error}");
+    assert!(error.message().contains("no runtime for \"kata\" is configured"), "{error}");
 
     let env = Environment::find().unwrap();
     let program = if release.is_empty() {

@@ -43,9 +43,12 @@ dev_install() {
     set_up
     begin_files
     put 755 "$target/release/containerd-shim-kata-v2" "$prefix/bin/containerd-shim-kata-v2"
-    if [ -x "$target/release/kata-runtime" ]; then
-        put 755 "$target/release/kata-runtime" "$prefix/bin/kata-runtime"
-    fi
+    local program
+    for program in kata-runtime kata-runtime-proxy; do
+        if [ -x "$target/release/$program" ]; then
+            put 755 "$target/release/$program" "$prefix/bin/$program"
+        fi
+    done
     put 644 "$kernel" "$share/vmlinux.container"
     put 644 "$guest/initrd.cpio" "$share/kata-containers-initrd.img"
     local config=$dev/install.toml
