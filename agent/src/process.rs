@@ -143,6 +143,19 @@ impl Process {
         fetched.store(true, Ordering::Relaxed);
     }
 
+    /// The host takes no more of an output: whoever goes on writing finds that nobody reads. A terminal stays, for its
+    /// input.
+    pub async fn close_output(&self, output: Output) {
+        if self.terminal.is_none() {
+            let reader = match output {
+                Output::Stdout => &self.stdout,
+                Output::Stderr => &self.stderr,
+            };
+            reader.lock().await.take();
+        }
+        self.output_fetched(output);
+    }
+
     /// Writes all of `data`, as fast as the process reads.
     pub async fn write(&self, data: &[u8]) -> Result<()> {
         let mut writer = self.stdin.lock().await;

@@ -63,13 +63,19 @@ async fn give_out(
             biased;
             length = process.read_into(output, &mut frame[HEADER..]) => length.unwrap_or_default(),
             () = &mut gone => {
-                process.output_fetched(output);
+                process.close_output(output).await;
                 return Ok(());
             }
         };
         frame[..HEADER].copy_from_slice(&(length as u32).to_be_bytes());
-        connection.write_all(&frame[..HEADER + length]).await?;
-        connection.flush().await?;
+        let written = async {
+            connection.write_all(&frame[..HEADER + length]).await?;
+            connection.flush().await
+        };
+        if let Err(error) = written.await {
+            process.close_output(output).await;
+            return Err(error.into());
+        }
         if length == 0 {
             // Closing is the host's: a back end may drop what it has not yet delivered when the guest closes.
             gone.await;

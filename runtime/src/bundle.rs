@@ -11,6 +11,7 @@ use std::{
 };
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
+use protocols::sysctl;
 
 use crate::{
     error::{Context, Error, Result},
@@ -26,6 +27,9 @@ pub struct Bundle {
     pub dir: PathBuf,
     pub spec: Spec,
     pub role: Role,
+    /// The process that stands for the container on the host, if the engine made one: its pid is told as the
+    /// container's, and a network namespace that the spec wants new is the one that it is in.
+    pub stand_in: Option<u32>,
 }
 
 /// What a container is to its sandbox.
@@ -79,8 +83,9 @@ impl Bundle {
         }
         check_environment(process)?;
         check_namespaces(&spec)?;
-        let role = Role::of(&spec)?;
-        Ok(Self { dir, spec, role })
+        let bundle = Self { dir, role: Role::of(&spec)?, spec, stand_in: None };
+        bundle.check_pods_sysctls(|kind| bundle.namespace(kind).is_some())?;
+        Ok(bundle)
     }
 
     /// The bundle of a sandbox that is made before anybody wants a container in it.
@@ -91,7 +96,7 @@ impl Bundle {
         linux.set_namespaces(Some(vec![namespace]));
         let mut spec = Spec::default();
         spec.set_linux(Some(linux)).set_hostname(None);
-        Self { dir: PathBuf::new(), spec, role: Role::PodSandbox }
+        Self { dir: PathBuf::new(), spec, role: Role::PodSandbox, stand_in: None }
     }
 
     /// The sandbox of this bundle's container: the pod's, or one named after the container.
@@ -111,7 +116,11 @@ impl Bundle {
     /// The path of a namespace: outer `None` if the container shares the host's, inner `None` if it wants a new one.
     pub fn namespace(&self, kind: LinuxNamespaceType) -> Option<Option<PathBuf>> {
         let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
-        namespaces.iter().find(|namespace| namespace.typ() == kind).map(|namespace| namespace.path().clone())
+        let named = namespaces.iter().find(|namespace| namespace.typ() == kind)?.path().clone();
+        Some(named.or_else(|| match (kind, self.stand_in) {
+            (LinuxNamespaceType::Network, Some(pid)) => Some(format!("/proc/{pid}/ns/net").into()),
+            _ => None,
+        }))
     }
 
     /// Whether this is a pod's own container with nothing to do: it would only wait for its end, as the VM does.
@@ -131,6 +140,20 @@ impl Bundle {
             Role::PodSandbox if !has_process => sysctls.unwrap_or_default(),
             _ => HashMap::new(),
         }
+    }
+
+    /// Refuses those that no container could set, which the guest would do with the first container: an engine tells what
+    /// is wrong with a pod when it is made. `has` says which namespaces the pod's containers have.
+    pub(crate) fn check_pods_sysctls(&self, has: impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
+        let has = |namespace| match namespace {
+            sysctl::Namespace::Network => true,
+            sysctl::Namespace::Ipc => has(LinuxNamespaceType::Ipc),
+            sysctl::Namespace::Uts => has(LinuxNamespaceType::Uts),
+            sysctl::Namespace::User => has(LinuxNamespaceType::User),
+        };
+        self.pods_sysctls()
+            .keys()
+            .try_for_each(|key| sysctl::namespace_of(key, has).map(drop).map_err(Error::invalid))
     }
 
     /// Adds settings; the container's own stay.
@@ -245,6 +268,41 @@ mod tests {
         }
         assert!(with_annotations(r#""io.kubernetes.cri.container-type":"container""#).is_err());
         assert!(with_annotations(r#""io.kubernetes.cri.container-type":"x""#).is_err());
+    }
+
+    #[test]
+    fn what_a_pod_cannot_set_is_named_when_it_is_made() {
+        let pod = |namespaces: &str, key: &str| {
+            load(&format!(
+                r#"{{"ociVersion":"1.0.2","process":{{"args":["/pause"],"cwd":"/","user":{{"uid":0,"gid":0}}}},
+                    "root":{{"path":"r"}},"annotations":{{"io.kubernetes.cri.container-type":"sandbox"}},
+                    "linux":{{"namespaces":[{namespaces}],"sysctl":{{"{key}":"1"}}}}}}"#
+            ))
+        };
+        assert!(pod(r#"{"type":"ipc"}"#, "kernel.shmmax").is_ok());
+        for (namespaces, key, words) in [
+            ("", "kernel.shmmax", "not allowed in the hosts ipc namespace"),
+            (r#"{"type":"ipc"}"#, "kernel.panic", "\"kernel.panic\" is not in a separate kernel namespace"),
+        ] {
+            let error = pod(namespaces, key).unwrap_err().to_string();
+            assert!(error.contains(words), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_new_network_namespace_is_that_of_the_stand_in() {
+        let text = r#"{"ociVersion":"1.0.2","process":{"args":["sh"],"cwd":"/","user":{"uid":0,"gid":0}},
+            "root":{"path":"r"},"linux":{"namespaces":[{"type":"network"NET},{"type":"pid"}]}}"#;
+        for (net, stand_in, path) in [
+            ("", None, None),
+            ("", Some(7), Some("/proc/7/ns/net")),
+            (r#","path":"/run/netns/n""#, Some(7), Some("/run/netns/n")),
+        ] {
+            let bundle = Bundle { stand_in, ..load(&text.replace("NET", net)).unwrap() };
+            assert_eq!(bundle.namespace(LinuxNamespaceType::Network), Some(path.map(PathBuf::from)));
+            assert_eq!(bundle.namespace(LinuxNamespaceType::Pid), Some(None));
+            assert_eq!(bundle.namespace(LinuxNamespaceType::Ipc), None);
+        }
     }
 
     #[test]

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 /// The type that containerd registers for it.
 pub const TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Each word that is kept, or left out because it means nothing in a VM. `idmap` and `ridmap` are refused.
+/// Each word that is kept, or left out because it means nothing in a VM.
 const MOUNT_OPTIONS: &str = "\
-    async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev \
+    async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand noatime nodev \
     nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow \
-    private ratime rbind rdev rdiratime relatime remount rexec rnoatime rnodev rnodiratime rnoexec \
+    private ratime rbind rdev rdiratime relatime remount rexec ridmap rnoatime rnodev rnodiratime rnoexec \
     rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave \
     rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync \
     tmpcopyup unbindable";
@@ -36,11 +36,14 @@ const SECCOMP_FLAGS: &str = "\
 /// Kata's settings: such an annotation chooses programs and files of the host.
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["io.katacontainers."];
 
+/// The newest of the OCI runtime specs that are served.
+pub const SPEC: &str = "1.2.0";
+
 /// The structure as JSON, in the shape of runtime-spec's features.md.
 pub fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPEC,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": words(MOUNT_OPTIONS),
         "linux": {
@@ -58,7 +61,7 @@ pub fn features() -> Value {
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false},
         },
         "annotations": {"io.katacontainers.version": env!("CARGO_PKG_VERSION")},

@@ -307,6 +307,15 @@ impl Process {
         exit
     }
 
+    /// Waits, after its end, until its output is taken, however long its reader takes for that. Returns when its streams
+    /// are let go.
+    pub async fn output_taken(&self) {
+        let outlook = self.copying.lock().await.as_ref().map(Copying::outlook);
+        if let Some(outlook) = outlook {
+            outlook.taken_or_quiet(STRAGGLERS).await;
+        }
+    }
+
     /// Lets go of its streams, after what is still on its way.
     pub(crate) async fn detach(&self, patience: Duration) {
         if let Some(copying) = self.copying.lock().await.take() {

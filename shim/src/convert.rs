@@ -28,6 +28,8 @@ use ttrpc::r#async::TtrpcContext;
 
 /// Whose request it is, in the metadata of each.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
+/// Options of our own command line's: a pid as text.
+const STAND_IN: &str = "io.katacontainers.stand-in";
 /// Field 2 of `runtimeoptions.v1.Options`, a string.
 const CONFIG_PATH_TAG: u32 = 2 << 3 | 2;
 
@@ -39,6 +41,12 @@ pub fn status(error: &Error) -> ttrpc::Error {
         words = format!("{words}: {class}");
     }
     ttrpc::Error::RpcStatus(ttrpc::get_status(code(error.kind()), words))
+}
+
+/// The words of an error without the one that [`status`] has put at their end.
+pub fn plain_words(kind: ErrorKind, words: &str) -> String {
+    let plain = class(kind).and_then(|class| words.strip_suffix(class)?.strip_suffix(": "));
+    plain.unwrap_or(words).to_owned()
 }
 
 fn class(kind: ErrorKind) -> Option<&'static str> {
@@ -103,6 +111,20 @@ pub fn config_path(options: Option<&Any>) -> Result<Option<String>> {
         Error::invalid(format!("options: {}: {error}", options.type_url))
     })?;
     Ok((!path.is_empty()).then_some(path))
+}
+
+/// The process that stands for the container on the host, if the caller made one.
+pub fn stand_in(options: Option<&Any>) -> Result<Option<u32>> {
+    let Some(options) = options.filter(|options| options.type_url == STAND_IN) else {
+        return Ok(None);
+    };
+    let pid = std::str::from_utf8(&options.value).ok().and_then(|pid| pid.parse().ok());
+    pid.map(Some).ok_or_else(|| Error::invalid(format!("options: {STAND_IN}: no pid")))
+}
+
+/// What a container is created with by a caller that has made a process to stand for it.
+pub fn with_stand_in(pid: u32) -> Any {
+    Any { type_url: STAND_IN.into(), value: pid.to_string().into(), ..Default::default() }
 }
 
 /// The streams of a container's init.
@@ -346,6 +368,16 @@ mod tests {
         for broken in [&b"\x12\x7f"[..], b"\x12\x01\xff", b"\xff\xff"] {
             assert!(config_path(Some(&any("runtimeoptions.v1.Options", broken))).is_err(), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn options_name_a_stand_in_and_errors_lose_their_class_again() {
+        assert_eq!(stand_in(Some(&with_stand_in(42))).unwrap(), Some(42));
+        assert_eq!(config_path(Some(&with_stand_in(42))).unwrap(), None);
+        assert_eq!(stand_in(Some(&any("containerd.runc.v1.Options", b"7"))).unwrap(), None);
+        assert!(stand_in(Some(&any(STAND_IN, b"x"))).is_err());
+        assert_eq!(plain_words(ErrorKind::NotFound, "exec e1: not found"), "exec e1");
+        assert_eq!(plain_words(ErrorKind::Internal, "exec e1: not found"), "exec e1: not found");
     }
 
     #[test]

@@ -39,15 +39,17 @@ const FIFO: &str = "log";
 
 /// Sends this process's log to the bundle's fifo, and panics too.
 pub fn init(bundle: &Path, debug: bool) -> LogLevel {
-    let Some(fifo) = open_fifo(bundle) else {
-        return LogLevel::default();
-    };
+    open_fifo(bundle).map_or_else(LogLevel::default, |fifo| to(fifo, debug))
+}
+
+/// Sends this process's log to `file`, and panics too.
+pub fn to(file: File, debug: bool) -> LogLevel {
     let first = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let (filter, handle) = reload::Layer::new(first);
     let lines = tracing_subscriber::fmt::layer()
         .fmt_fields(Logfmt)
         .event_format(Logfmt)
-        .with_writer(Sink(Arc::new(fifo)))
+        .with_writer(Sink(Arc::new(file)))
         .with_filter(filter);
     if tracing_subscriber::registry().with(lines).try_init().is_err() {
         return LogLevel::default(); // Another log of this process came first, as in tests.

@@ -18,6 +18,7 @@ use std::{
 
 use containerd_shim_protos::{sandbox_async::create_sandbox, shim_async::create_task};
 use hypervisor_qemu::Qemu;
+pub(crate) use hypervisor_qemu::kvm;
 use nix::{
     sys::socket::{getsockopt, sockopt::AcceptConn},
     unistd::{dup2_stdin, setsid},
@@ -176,7 +177,7 @@ fn pathname(address: &SocketAddr) -> Option<PathBuf> {
 }
 
 /// Standard input, if it is a listening socket; what runs later finds nothing there.
-fn take_listener() -> Result<UnixListener> {
+pub(crate) fn take_listener() -> Result<UnixListener> {
     let fd = stdin().as_fd().try_clone_to_owned().context("standard input")?;
     if getsockopt(&fd, AcceptConn) != Ok(true) {
         return Err(Error::invalid(

@@ -279,7 +279,8 @@ impl TaskService {
             return Err(Error::unimplemented("a container in a VM cannot be restored from a checkpoint"));
         }
         let id = ContainerId::new(request.id.clone())?;
-        let bundle = Bundle::load(Path::new(&request.bundle))?;
+        let mut bundle = Bundle::load(Path::new(&request.bundle))?;
+        bundle.stand_in = convert::stand_in(request.options.as_ref())?;
         let config = convert::config_path(request.options.as_ref())?;
         let sandbox_id = bundle.sandbox_id(&id)?;
         let sandbox = self.keeper.sandbox_for(&sandbox_id, &bundle, config.as_deref().map(Path::new)).await?;

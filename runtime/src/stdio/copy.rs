@@ -47,6 +47,8 @@ pub(crate) struct Copying {
     tasks: JoinSet<()>,
     /// Blocks that have come from the guest.
     blocks: Arc<AtomicU64>,
+    /// Those of them that wait to be taken.
+    waiting: Arc<AtomicU64>,
     logger: Option<Logger>,
 }
 
@@ -57,14 +59,15 @@ impl Copying {
             input: None,
             tasks: JoinSet::new(),
             blocks: Arc::default(),
+            waiting: Arc::default(),
             logger: streams.logger,
         };
         let outputs = [(Output::Stdout, Some(streams.stdout)), (Output::Stderr, streams.stderr)];
         for (output, stream) in outputs.into_iter().filter_map(|(output, stream)| Some((output, stream?))) {
             let (sender, progress) = watch::channel(Progress::Flowing);
             copying.outputs.push(progress);
-            let blocks = copying.blocks.clone();
-            copying.tasks.spawn(copy_out(agent.clone(), process.clone(), output, stream, sender, blocks));
+            let counts = (copying.blocks.clone(), copying.waiting.clone());
+            copying.tasks.spawn(copy_out(agent.clone(), process.clone(), output, stream, sender, counts));
         }
         let (agent, process) = (agent.clone(), process.clone());
         copying.input = match streams.stdin {
@@ -103,6 +106,12 @@ impl Copying {
         }
     }
 
+    /// What tells how far each output has come, to be waited for without a lock.
+    pub fn outlook(&self) -> Outlook {
+        let (blocks, waiting) = (self.blocks.clone(), self.waiting.clone());
+        Outlook { outputs: self.outputs.clone(), blocks, waiting }
+    }
+
     /// Waits for what is still on its way, but not for a reader that takes nothing.
     pub async fn drain(mut self, patience: Duration) {
         let _ = timeout(patience, async { while self.tasks.join_next().await.is_some() {} }).await;
@@ -119,13 +128,43 @@ impl Drop for Copying {
     }
 }
 
+/// How far the output of a process has come, for those who look on.
+#[derive(Debug)]
+pub(crate) struct Outlook {
+    outputs: Vec<watch::Receiver<Progress>>,
+    blocks: Arc<AtomicU64>,
+    waiting: Arc<AtomicU64>,
+}
+
+impl Outlook {
+    /// Waits until all is taken, however long its reader takes; or, where nothing waits to be taken, until nothing has
+    /// come from the guest for `quiet`. The end of the copying is the end of the wait.
+    pub async fn taken_or_quiet(mut self, quiet: Duration) {
+        loop {
+            let before = self.blocks.load(Ordering::Relaxed);
+            let drained = async {
+                for progress in &mut self.outputs {
+                    let _ = progress.wait_for(|progress| *progress == Progress::Drained).await;
+                }
+            };
+            if timeout(quiet, drained).await.is_ok() {
+                return;
+            }
+            let waits = self.waiting.load(Ordering::Relaxed) > 0;
+            if !waits && before == self.blocks.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
 async fn copy_out(
     agent: Arc<AgentClient>,
     process: GuestProcess,
     output: Output,
     mut stream: OutputStream,
     progress: watch::Sender<Progress>,
-    blocks: Arc<AtomicU64>,
+    (blocks, waiting): (Arc<AtomicU64>, Arc<AtomicU64>),
 ) {
     let container = process.container.clone();
     let mut source = GuestOutput::open(agent, process, output).await;
@@ -139,8 +178,11 @@ async fn copy_out(
                 break;
             }
         };
+        waiting.fetch_add(1, Ordering::Relaxed);
         blocks.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = write_all(&mut stream, block, &progress).await {
+        let written = write_all(&mut stream, block, &progress).await;
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = written {
             tracing::warn!(%error, container, ?output, "output is lost: the stream is broken");
             break;
         }

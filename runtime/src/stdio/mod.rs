@@ -11,8 +11,8 @@ use logger::Logger;
 pub(crate) use stream::InputKeeper;
 use stream::{InputStream, OutputStream, Place};
 
-/// The streams as the engine names them: a path or `fifo://` for a named pipe, `file://` to append to a file, `binary://`
-/// for a logger, empty for none. A file or logger that is named for the output takes the errors too.
+/// The streams as the engine names them: a path or `fifo://` for a named pipe whose other ends may come and go, `pipe://`
+/// for one whose other end counts, `file://` to append to a file, `binary://` for a logger, empty for none. A file or logger that is named for the output takes the errors too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stdio {
     pub stdin: String,

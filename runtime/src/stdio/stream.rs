@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use nix::errno::Errno;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
@@ -24,6 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(super) enum Place<'a> {
     Nowhere,
     Fifo(&'a Path),
+    /// Its other end counts.
+    Pipe(&'a Path),
     File(&'a Path),
     /// What stands behind the scheme.
     Logger(&'a str),
@@ -35,11 +38,12 @@ impl<'a> Place<'a> {
             None if uri.is_empty() => Self::Nowhere,
             None => Self::Fifo(Path::new(uri)),
             Some(("fifo", path)) => Self::Fifo(Path::new(path)),
+            Some(("pipe", path)) => Self::Pipe(Path::new(path)),
             Some(("file", path)) => Self::File(Path::new(path)),
             Some(("binary", program)) => Self::Logger(program),
             Some((scheme, _)) => {
                 return Err(Error::unimplemented(format!(
-                    "{stream}: the scheme {scheme}:// is not served, use fifo, file or binary"
+                    "{stream}: the scheme {scheme}:// is not served, use fifo, pipe, file or binary"
                 )));
             }
         })
@@ -67,6 +71,13 @@ impl OutputStream {
                 .open_sender(path)
                 .map(Self::Pipe)
                 .with_context(|| format!("{stream}: open the named pipe {}", path.display())),
+            Place::Pipe(path) => match pipe::OpenOptions::new().open_sender(path) {
+                // Its reader has gone already.
+                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(Self::Nowhere),
+                opened => opened
+                    .map(Self::Pipe)
+                    .with_context(|| format!("{stream}: open the pipe {}", path.display())),
+            },
             Place::File(path) => append_to(path)
                 .map(|file| Self::File(tokio::fs::File::from_std(file)))
                 .with_context(|| format!("{stream}: open {}", path.display())),
@@ -149,6 +160,10 @@ impl InputStream {
                 };
                 open().with_context(|| format!("stdin: open the named pipe {}", path.display()))
             }
+            Place::Pipe(path) => pipe::OpenOptions::new()
+                .open_receiver(path)
+                .map(|reader| Some((Self::Fifo(reader), None)))
+                .with_context(|| format!("stdin: open the pipe {}", path.display())),
             Place::File(path) => std::fs::File::open(path)
                 .map(|file| Some((Self::File(tokio::fs::File::from_std(file)), None)))
                 .with_context(|| format!("stdin: open {}", path.display())),

@@ -2,17 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser;
-use shim::cli::Cli;
+use shim::cli::{self, proxy};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("kata-runtime: {error}");
-            ExitCode::FAILURE
-        }
+    // Where the small program for it is not installed.
+    if env::args_os().nth(1).is_some_and(|word| word == "proxy") {
+        proxy::main(env::args().skip(2));
     }
+    cli::main()
 }

@@ -1,39 +1,231 @@
 //! `kata-runtime`: the command line for people and for engines that speak no containerd.
+//!
+//! The commands of the OCI are clients of the Task service of one `serve` for each sandbox, as containerd is of its
+//! shims; what stands on the host for a process in the guest is a `proxy`.
 
+mod attend;
+mod check;
+mod client;
+mod clock;
+mod console;
+mod control;
+mod create;
+mod descriptors;
+mod end;
+mod env;
+mod exec;
 mod factory;
+mod figures;
+mod foreground;
+mod global;
+mod host;
+mod message;
+pub mod proxy;
+mod record;
+mod report;
+mod run;
+mod serve;
+mod signals;
+mod size;
+mod spawn;
+mod spec;
+mod state;
+mod stats;
+mod streams;
+mod table;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-use runtime::{config::Config, error::Result};
+use clap::{ArgAction, Parser, Subcommand};
+use runtime::{
+    config::Config,
+    error::{Context, Error, Result},
+    features,
+};
+
+use self::{
+    global::Global,
+    record::Root,
+    report::{LogFormat, Report},
+};
+
+/// What runc returns for an exec that could not be.
+const EXEC_FAILED: u8 = 255;
 
 /// Containers in virtual machines of their own.
 #[derive(Debug, Parser)]
-#[command(name = "kata-runtime", version, max_term_width = 100)]
+#[command(
+    name = "kata-runtime",
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_version_flag = true
+)]
 pub struct Cli {
     /// The configuration file; else KATA_CONF_FILE, else the first of the places where one is installed
-    #[arg(long, alias = "kata-config", value_name = "FILE", global = true)]
+    #[arg(long, alias = "kata-config", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where containers are remembered
+    #[arg(long, value_name = "DIR", default_value = "/run/kata-runtime")]
+    root: PathBuf,
+    /// A file for errors, besides standard error
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Let servers log more
+    #[arg(long)]
+    debug: bool,
+    /// Of no effect: a cgroup's name says itself whose it is
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Of no effect: true, false or auto
+    #[arg(long, value_name = "WHETHER")]
+    rootless: Option<String>,
+    /// Of no effect: nothing is checkpointed
+    #[arg(long, hide = true)]
+    criu: Option<String>,
+    /// Print the version
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    version: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a container, whose program waits for start
+    Create(create::Create),
+    /// Run the program of a created container
+    Start(control::Named),
+    /// Print what there is of a container, and how it does
+    State(state::State),
+    /// Send a signal to a container's first process
+    Kill(control::Kill),
+    /// Take a container away
+    Delete(control::Delete),
+    /// Create and start a container
+    Run(run::Run),
+    /// Run one more process in a container
+    Exec(Box<exec::Exec>),
+    /// Print all containers
+    List(state::List),
+    /// Make a container stand still
+    Pause(control::Named),
+    /// Let a container go on
+    Resume(control::Named),
+    /// Print the processes of a container, by the numbers that they are known by on the host
+    Ps(figures::Ps),
+    /// Change what a container may use
+    Update(Box<figures::Update>),
+    /// Print what a container uses, again and again
+    Events(figures::Events),
+    /// Write a config.json to begin with
+    Spec(spec::Spec),
+    /// Refused: criu saves processes of the host's kernel, and these are in a VM
+    Checkpoint(Refused),
+    /// Refused: there is nothing that could be restored
+    Restore(Refused),
+    /// Print what this runtime can do, in the OCI's form
+    Features,
+    /// Tell whether this host can run containers in VMs, and what to do if not
+    #[command(alias = "kata-check")]
+    Check(check::Check),
+    /// Print all settings and versions
+    #[command(alias = "kata-env")]
+    Env(env::Env),
     /// Templates, of which new VMs are clones
     #[command(subcommand)]
     Factory(factory::Command),
+    /// Own a sandbox; started by create
+    #[command(hide = true)]
+    Serve(serve::Serve),
+}
+
+/// A command that is refused whatever its words.
+#[derive(Debug, clap::Args)]
+struct Refused {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _words: Vec<String>,
+}
+
+/// Carries out what the arguments of this process ask for.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let _ = usage.print(); // Nobody is left to be told.
+            // As runc: any misuse is 1.
+            return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let report = Report { log: cli.log.clone(), format: cli.log_format };
+    let failure = match cli.command {
+        Some(Command::Exec(_)) => ExitCode::from(EXEC_FAILED),
+        _ => ExitCode::FAILURE,
+    };
+    cli.run().unwrap_or_else(|error| {
+        report.error(&error.to_string());
+        failure
+    })
 }
 
 impl Cli {
     /// Carries out the command; what it prints goes to standard output.
-    pub fn run(self) -> Result<()> {
-        let config = Config::find(self.config.as_deref())?;
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
+    fn run(self) -> Result<ExitCode> {
+        if self.version {
+            print!("{}", version());
+            return Ok(ExitCode::SUCCESS);
         }
-        match self.command {
-            Command::Factory(command) => command.run(config),
+        // A server is started with sockets that it takes first.
+        if !matches!(self.command, Some(Command::Serve(_))) {
+            descriptors::keep_to_ourselves()?;
+        }
+        let config = self
+            .config
+            .map(|path| path.canonicalize().with_context(|| format!("--config {}", path.display())));
+        let global = Global { root: Root::new(self.root), config: config.transpose()?, debug: self.debug };
+        let global = &global;
+        let command = self.command.ok_or_else(|| Error::invalid("no command; see kata-runtime --help"))?;
+        let done = |done: Result<()>| done.map(|()| ExitCode::SUCCESS);
+        let printed = |text: Result<String>| done(text.map(|text| print!("{text}")));
+        match command {
+            Command::Create(create) => done(create.run(global)),
+            Command::Start(container) => done(container.start(global)),
+            Command::State(state) => printed(state.run(global)),
+            Command::Kill(kill) => done(kill.run(global)),
+            Command::Delete(delete) => done(delete.run(global)),
+            Command::Run(run) => run.run(global),
+            Command::Exec(exec) => exec.run(global),
+            Command::List(list) => printed(list.run(global)),
+            Command::Pause(container) => done(container.pause(global)),
+            Command::Resume(container) => done(container.resume(global)),
+            Command::Ps(ps) => printed(ps.run(global)),
+            Command::Update(update) => done(update.run(global)),
+            Command::Events(events) => done(events.run(global)),
+            Command::Spec(spec) => done(spec.run()),
+            Command::Checkpoint(_) => Err(Error::unimplemented(
+                "checkpoint: a container in a VM cannot be checkpointed: criu saves processes of the host's kernel",
+            )),
+            Command::Restore(_) => {
+                Err(Error::unimplemented("restore: a container in a VM cannot be restored from a checkpoint"))
+            }
+            Command::Features => printed(Ok(format!("{:#}\n", features::features()))),
+            Command::Check(check) => done(check.run(global)),
+            Command::Env(env) => printed(env.run(global)),
+            Command::Serve(serve) => done(serve.run(global.debug)),
+            Command::Factory(command) => {
+                let config = Config::find(global.config.as_deref())?;
+                for warning in &config.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                done(command.run(config))
+            }
         }
     }
+}
+
+/// In runc's form.
+fn version() -> String {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("KATA_COMMIT").unwrap_or("unknown"));
+    format!("kata-runtime version {version}\ncommit: {commit}\nspec: {}\n", features::SPEC)
 }

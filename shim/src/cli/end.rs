@@ -1,0 +1,124 @@
+//! The end of a container: in order while its server lives, by force when it does not.
+
+use std::time::{Duration, Instant};
+
+use nix::libc::SIGKILL;
+use runtime::{
+    cleanup::cleanup,
+    error::{Context, Error, ErrorKind, Result},
+    ids::SandboxId,
+    ledger::ProcessId,
+    paths::Paths,
+    process::Status,
+};
+
+use super::{
+    client::Client,
+    record::{Home, Record},
+};
+use crate::shim::PidFd;
+
+/// How long a killed container may take to end, as with runc.
+const KILL: Duration = Duration::from_secs(10);
+/// How long a stand-in may take after the container's end, and the server after its last container's.
+const FAREWELL: Duration = Duration::from_secs(5);
+const FORCE: Duration = Duration::from_secs(10);
+
+/// The status of a container: whom nobody serves has ended.
+pub fn status(home: &Home, record: &Record) -> Result<Status> {
+    match Client::connect(home, &record.id).and_then(|client| client.status()) {
+        Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound) => {
+            Ok(Status::Stopped)
+        }
+        status => status,
+    }
+}
+
+/// Kills what runs in a container, and waits for its end.
+pub fn kill(client: &Client, status: Status) -> Result<()> {
+    match client.kill(SIGKILL as u32, true) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if matches!(status, Status::Paused | Status::Pausing) {
+        let _ = client.resume(); // What stands still cannot die everywhere; it may have.
+    }
+    client.wait(KILL).context("container init still running")
+}
+
+/// Takes a container away that has ended, or was never started.
+pub fn delete(home: &Home, record: &Record) -> Result<()> {
+    let deleted = Client::connect(home, &record.id).and_then(|client| match client.delete() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(client),
+        deleted => deleted.map(|()| client),
+    });
+    match deleted {
+        Ok(client) => {
+            // It has heard of the end, and tells it before the server goes.
+            if let Some(stand_in) = record.stand_in {
+                end(stand_in, FAREWELL).context("the stand-in")?;
+            }
+            let _ = client.shut_down(); // What this does not do is done below.
+        }
+        Err(error) if error.kind() != ErrorKind::Unavailable => return Err(error),
+        Err(_) => {}
+    }
+    sweep(home, record, FAREWELL)
+}
+
+/// Takes away all that there is of a container, whatever of it still lives.
+pub fn take_down(home: &Home, record: &Record) -> Result<()> {
+    let ended = Client::connect(home, &record.id).and_then(|client| match client.status()? {
+        status @ (Status::Running | Status::Paused | Status::Pausing) => kill(&client, status),
+        Status::Created | Status::Stopped => Ok(()),
+    });
+    let deleted = match ended {
+        // It is known to nobody, or half gone.
+        Err(error) if error.kind() == ErrorKind::NotFound => delete(home, record),
+        ended => ended.and_then(|()| delete(home, record)),
+    };
+    match deleted {
+        Ok(()) => Ok(()),
+        // Its server or its guest does not answer, or not well.
+        Err(_) => sweep(home, record, Duration::ZERO),
+    }
+}
+
+/// Ends the processes, releases what the sandbox's record lists, and forgets the container.
+fn sweep(home: &Home, record: &Record, patience: Duration) -> Result<()> {
+    if let Some(server) = record.server {
+        end(server, patience).context("the server")?;
+    }
+    if let Some(stand_in) = record.stand_in {
+        end(stand_in, patience).context("the stand-in")?;
+    }
+    let sandbox = SandboxId::new(&record.sandbox)?;
+    let paths = Paths::default();
+    if paths.sandbox(&sandbox).exists() {
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match executor.context("start an executor")?.block_on(cleanup(&paths, &sandbox)) {
+            // It is another's, of the same name.
+            Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
+            other => other.map(drop)?,
+        }
+    }
+    home.remove()
+}
+
+/// Waits for the end of a process, and kills it if it does not come by itself.
+fn end(process: ProcessId, patience: Duration) -> Result<()> {
+    let began = Instant::now();
+    let Some(pidfd) = PidFd::open(process.pid)? else {
+        return Ok(());
+    };
+    // Checked after the pidfd is held: from here on the pid cannot become another process's.
+    if !process.is_alive() || pidfd.ended_within(patience)? {
+        return Ok(());
+    }
+    pidfd.kill()?;
+    if pidfd.ended_within(FORCE)? {
+        return Ok(());
+    }
+    let took = began.elapsed();
+    Err(Error::deadline(format!("process {} does not end, killed as it is, for {took:?}", process.pid)))
+}
