@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use protocols::{
-    agent::{CreateContainerRequest, CreateSandboxRequest},
+    agent::{CreateContainerRequest, CreateSandboxRequest, Device},
     guest::{ANNOTATION_CONTAINER_TYPE, CONTAINER_TYPE_POD_CONTAINER},
 };
 use tokio::{
@@ -21,8 +22,10 @@ use tokio::{
 use crate::{
     container::{
         Container, Isolation, Surroundings,
+        hold::Users,
         oom::{self, OomKill},
     },
+    disks::{self, Disk, Disks},
     error::{Context, Error, Result},
     namespaces::SharedNamespaces,
     network::{Bus, Network, dns},
@@ -46,12 +49,17 @@ pub struct Guest {
     bundles: PathBuf,
     pipe_size: u32,
     pub(crate) storages: Storages,
+    disks: Arc<Disks>,
+    /// For a device to appear that the host speaks of.
+    patience: Duration,
     pub(crate) network: Network,
     sandbox: Mutex<Option<Sandbox>>,
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     /// Held while a process namespace for sharing is made.
     making_pids: AsyncMutex<()>,
+    /// The user namespaces that containers have asked for, with what belongs to each.
+    users: AsyncMutex<Vec<(Users, SharedNamespaces)>>,
     finished: watch::Sender<bool>,
     oom_sender: mpsc::Sender<OomKill>,
     oom_kills: AsyncMutex<mpsc::Receiver<OomKill>>,
@@ -59,6 +67,7 @@ pub struct Guest {
 
 #[derive(Clone)]
 struct Sandbox {
+    hostname: String,
     shared: Option<SharedNamespaces>,
     /// The process namespace that containers may join: that of the pod's own container, or one without any.
     pid_namespace: Option<PathBuf>,
@@ -78,10 +87,13 @@ impl Guest {
             bundles: config.bundles,
             pipe_size: config.pipe_size,
             storages: Storages::new(mounting),
+            disks: Arc::default(),
+            patience: config.hotplug_timeout,
             network: Network::new(bus, config.hotplug_timeout),
             sandbox: Mutex::default(),
             containers: Mutex::default(),
             making_pids: AsyncMutex::default(),
+            users: AsyncMutex::default(),
             finished: watch::Sender::new(false),
         }
     }
@@ -117,7 +129,7 @@ impl Guest {
             }
             // They last as long as the sandbox, so nothing is given back.
             guest.storages.add(&request.storages)?;
-            *lock(&guest.sandbox) = Some(Sandbox { shared, pid_namespace: None });
+            *lock(&guest.sandbox) = Some(Sandbox { hostname: request.hostname, shared, pid_namespace: None });
             Ok(())
         })
         .await
@@ -164,43 +176,85 @@ impl Guest {
     async fn make_container(
         &self,
         request: &CreateContainerRequest,
-        spec: oci_spec::runtime::Spec,
+        mut spec: oci_spec::runtime::Spec,
     ) -> Result<Container> {
         let sandbox =
             lock(&self.sandbox).clone().ok_or_else(|| Error::internal("there is no sandbox yet"))?;
+        let own = self.users_of(&spec, &sandbox.hostname).await?;
         let pid_namespace = match (request.sandbox_pidns, sandbox.pid_namespace) {
             (false, _) => None,
             (true, Some(path)) => Some(path),
-            (true, None) => self.shared_pids().await?,
+            (true, None) => self.shared_pids(own.as_ref()).await?,
         };
+        let shared = own.or(sandbox.shared);
         let is_member = spec
             .annotations()
             .as_ref()
             .and_then(|all| all.get(ANNOTATION_CONTAINER_TYPE))
             .map(String::as_str)
             == Some(CONTAINER_TYPE_POD_CONTAINER);
-        let storages = self.storages.add(&request.storages)?;
-        let around = Surroundings { shared: sandbox.shared, pid_namespace, pipe_size: self.pipe_size };
+        let disks = self.attach_disks(&request.devices, &mut spec).await?;
+        let storages = match self.storages.add(&request.storages) {
+            Ok(storages) => storages,
+            Err(error) => {
+                self.release_disks(disks).await;
+                return Err(error);
+            }
+        };
+        let around = Surroundings { shared, pid_namespace, pipe_size: self.pipe_size };
         let (id, bundle) = (&request.container_id, self.bundles.join(&request.container_id));
         let made =
             Container::create(id, bundle, spec, self.isolation.clone(), around, storages.clone()).await;
         match &made {
             Ok(container) => {
+                container.keep_disks(disks);
                 if let Some(sandbox) = lock(&self.sandbox).as_mut()
                     && !is_member
                 {
                     sandbox.pid_namespace.get_or_insert_with(|| pid_namespace_of(container.init_pid()));
                 }
             }
-            Err(_) => self.storages.release(&storages),
+            Err(_) => {
+                self.storages.release(&storages);
+                self.release_disks(disks).await;
+            }
         }
         made
+    }
+
+    /// The namespaces of a container with users of its own. Those with the same numbers share them, as the containers of a
+    /// pod do.
+    async fn users_of(
+        &self,
+        spec: &oci_spec::runtime::Spec,
+        hostname: &str,
+    ) -> Result<Option<SharedNamespaces>> {
+        let Isolation::Full(launcher) = &*self.isolation else { return Ok(None) };
+        let Some(linux) = spec.linux() else { return Ok(None) };
+        let is_user = |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::User;
+        if !linux.namespaces().iter().flatten().any(is_user) {
+            return Ok(None);
+        }
+        let (Some(uids), Some(gids)) = (linux.uid_mappings(), linux.gid_mappings()) else {
+            return Err(Error::invalid("linux.uidMappings, linux.gidMappings: a user namespace needs both"));
+        };
+        let users = Users::new(uids, gids, hostname);
+        let mut known = self.users.lock().await;
+        if let Some((_, shared)) = known.iter().find(|(other, _)| *other == users) {
+            return Ok(Some(shared.clone()));
+        }
+        let holder = launcher.hold(Some(users.clone())).await?;
+        let shared = spawn_blocking(move || SharedNamespaces::held_by(holder))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))??;
+        known.push((users, shared.clone()));
+        Ok(Some(shared))
     }
 
     /// The namespace to join where no sandbox's container has made one. A pod whose processes are shared gets one that
     /// lasts; but if there is one container, with processes of its own, then it is this one's that are to be seen, as
     /// by an ephemeral container with a target.
-    async fn shared_pids(&self) -> Result<Option<PathBuf>> {
+    async fn shared_pids(&self, own: Option<&SharedNamespaces>) -> Result<Option<PathBuf>> {
         let Isolation::Full(launcher) = &*self.isolation else { return Ok(None) };
         let others: Vec<_> = lock(&self.containers).values().flatten().cloned().collect();
         if let [target] = &others[..] {
@@ -211,7 +265,10 @@ impl Guest {
         if known.is_some() {
             return Ok(known);
         }
-        let path = pid_namespace_of(launcher.hold_pids().await?);
+        let path = match own.and_then(|own| own.pid.clone()) {
+            Some(path) => path,
+            None => pid_namespace_of(launcher.hold(None).await?),
+        };
         if let Some(sandbox) = lock(&self.sandbox).as_mut() {
             sandbox.pid_namespace = Some(path.clone());
         }
@@ -245,8 +302,38 @@ impl Guest {
         let container = self.container(id)?;
         container.remove().await?;
         self.storages.release(&container.storages);
+        self.release_disks(container.give_up_disks()).await;
         lock(&self.containers).remove(id);
         Ok(())
+    }
+
+    async fn attach_disks(
+        &self,
+        devices: &[Device],
+        spec: &mut oci_spec::runtime::Spec,
+    ) -> Result<Vec<Disk>> {
+        if devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (known, devices, patience) = (self.disks.clone(), devices.to_vec(), self.patience);
+        let disks = spawn_blocking(move || known.attach(&devices, patience))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))??;
+        match disks::adopt(spec, &disks) {
+            Ok(()) => Ok(disks),
+            Err(error) => {
+                self.release_disks(disks).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn release_disks(&self, disks: Vec<Disk>) {
+        if disks.is_empty() {
+            return;
+        }
+        let known = self.disks.clone();
+        let _ = spawn_blocking(move || known.release(&disks)).await; // A panic is told by its hook.
     }
 
     fn reserve(&self, id: &str) -> Result<()> {

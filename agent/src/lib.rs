@@ -8,6 +8,7 @@ mod clock_and_entropy;
 pub mod container;
 mod cpus;
 mod dial;
+mod disks;
 pub mod error;
 mod file_watch;
 mod guest;

@@ -20,6 +20,10 @@ const DIR: &str = "/run/sandbox-ns";
 pub struct SharedNamespaces {
     pub ipc: PathBuf,
     pub uts: PathBuf,
+    /// The one that the others belong to, if it is not the guest's first.
+    pub user: Option<PathBuf>,
+    /// Where there is such a one, a process namespace that belongs to it.
+    pub pid: Option<PathBuf>,
 }
 
 impl SharedNamespaces {
@@ -34,10 +38,17 @@ impl SharedNamespaces {
             }
             let own = PathBuf::from(format!("/proc/self/task/{}/ns", gettid()));
             fs::create_dir_all(DIR).context(DIR)?;
-            Ok(Self { ipc: keep(&own, "ipc")?, uts: keep(&own, "uts")? })
+            Ok(Self { ipc: keep(&own, "ipc")?, uts: keep(&own, "uts")?, user: None, pid: None })
         })
         .join()
         .map_err(|_| Error::internal("the thread that makes namespaces panicked"))?
+    }
+
+    /// Those of a process with a user namespace, whose own files only few may open. Blocks.
+    pub fn held_by(pid: i32) -> Result<Self> {
+        let own = PathBuf::from(format!("/proc/{pid}/ns"));
+        let keep = |kind: &str| keep_as(&own.join(kind), &format!("{kind}-{pid}"));
+        Ok(Self { ipc: keep("ipc")?, uts: keep("uts")?, user: Some(keep("user")?), pid: Some(keep("pid")?) })
     }
 
     /// Gives the sandbox another host name. Blocks.
@@ -68,9 +79,13 @@ impl SharedNamespaces {
 }
 
 fn keep(own: &Path, name: &str) -> Result<PathBuf> {
+    keep_as(&own.join(name), name)
+}
+
+fn keep_as(namespace: &Path, name: &str) -> Result<PathBuf> {
     let path = Path::new(DIR).join(name);
     fs::File::create(&path).context(path.display())?;
-    mount(Some(&own.join(name)), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    mount(Some(namespace), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .context(format!("keep the {name} namespace"))?;
     Ok(path)
 }

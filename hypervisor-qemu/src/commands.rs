@@ -73,6 +73,56 @@ impl Command for DeviceAdd {
     const ALLOW_OOB: bool = false;
 }
 
+/// `add-fd`: a descriptor that a file of this name stands for: `/dev/fdset/<id>`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct AddFd {
+    pub fdset_id: usize,
+}
+
+impl Command for AddFd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "add-fd";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `remove-fd`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct RemoveFd {
+    pub fdset_id: usize,
+}
+
+impl Command for RemoveFd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "remove-fd";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `blockdev-add`: the object that stands behind `-blockdev`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct BlockdevAdd(pub Value);
+
+impl Command for BlockdevAdd {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "blockdev-add";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `blockdev-del`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct BlockdevDel {
+    pub node_name: String,
+}
+
+impl Command for BlockdevDel {
+    type Ok = IgnoredAny;
+    const NAME: &'static str = "blockdev-del";
+    const ALLOW_OOB: bool = false;
+}
+
 /// `device_del`.
 #[derive(Debug, Serialize)]
 pub(crate) struct DeviceDel {

@@ -133,6 +133,41 @@ pub(crate) fn netdev_name(number: usize) -> String {
     format!("net{number}")
 }
 
+/// A disk of the host's behind the set of descriptors of its number. Others may have the device open as well, as on a
+/// host: who shares a disk sees to it.
+pub(crate) fn disk(number: usize, read_only: bool) -> Described {
+    Described {
+        backend: Some(Backend::Blockdev(json!({
+            "driver": "raw",
+            "node-name": disk_node(number),
+            "read-only": read_only,
+            "discard": "unmap",
+            "file": {
+                "driver": "host_device",
+                "filename": format!("/dev/fdset/{number}"),
+                "read-only": read_only,
+                "locking": "off",
+                "discard": "unmap",
+            },
+        }))),
+        device: json!({
+            "driver": "virtio-blk-pci",
+            "id": disk_name(number),
+            "drive": disk_node(number),
+            "share-rw": true,
+            "disable-legacy": "on",
+        }),
+    }
+}
+
+pub(crate) fn disk_name(number: usize) -> String {
+    format!("disk{number}")
+}
+
+pub(crate) fn disk_node(number: usize) -> String {
+    format!("disk-node{number}")
+}
+
 /// The bridge whose slots are the VM's ports.
 const BRIDGE: &str = "ports";
 /// A place that the devices before it leave free.
@@ -154,6 +189,11 @@ pub(crate) fn plug(device: &mut Value, port: usize) {
     device["bus"] = BRIDGE.into();
     // The bridge's own controller is in slot 0.
     device["addr"] = format!("{:#x}", port + 1).into();
+}
+
+/// Where the guest finds what is in the port `port`, in Kata's notation: the slots of the bridge and in the bridge.
+pub(crate) fn guest_address(port: usize) -> String {
+    format!("{}/{:02x}", BRIDGE_SLOT.trim_start_matches("0x"), port + 1)
 }
 
 /// A number that differs between clones; a guest's kernel that knows the device reseeds when it changes.

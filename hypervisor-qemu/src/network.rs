@@ -1,25 +1,19 @@
 //! Network cards for a running guest, and the host's help with them.
 
-use std::{fs::OpenOptions, os::fd::OwnedFd, time::Duration};
+use std::{fs::OpenOptions, os::fd::OwnedFd};
 
 use qapi_qmp::getfd;
 use runtime::{
     error::{Context, Error, ErrorKind, Result},
     vm::Nic,
 };
-use tokio::{
-    sync::broadcast::{self, error::RecvError},
-    time::timeout,
-};
 
 use crate::{
-    commands::{Deleted, DeviceAdd, DeviceDel, NetdevAdd, NetdevDel, SetLink},
+    commands::{DeviceAdd, NetdevAdd, NetdevDel, SetLink},
     device::{self, Backend, Described},
-    qmp::{Event, Qmp},
+    qmp::Qmp,
+    unplug::unplug,
 };
-
-/// For the guest to let a card go: at once where its ports are quiet, else some 10 ms.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whether the host's kernel can carry packets past QEMU.
 pub(crate) fn vhost_works() -> bool {
@@ -52,33 +46,10 @@ pub(crate) async fn add(qmp: &Qmp, nic: Nic, port: usize, vhost: bool) -> Result
 
 /// Takes a card out, and gives its taps up. Fails by a deadline if the guest does not let it go.
 pub(crate) async fn remove(qmp: &Qmp, number: usize) -> Result<()> {
-    let (card, taps) = (device::nic_name(number), device::netdev_name(number));
-    let events = qmp.events();
-    match qmp.execute(DeviceDel { id: card.clone() }).await {
-        Ok(_) => timeout(DEADLINE, gone(events, &card))
-            .await
-            .map_err(|_| Error::deadline(format!("the guest does not let it go within {DEADLINE:?}")))??,
-        // The guest has thrown it out by itself.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    match qmp.execute(NetdevDel { id: taps }).await {
+    unplug(qmp, &device::nic_name(number)).await?;
+    match qmp.execute(NetdevDel { id: device::netdev_name(number) }).await {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-async fn gone(mut events: broadcast::Receiver<Event>, card: &str) -> Result<()> {
-    loop {
-        match events.recv().await {
-            Ok(event) if event.name == "DEVICE_DELETED" => {
-                if event.data::<Deleted>().and_then(|data| data.device).as_deref() == Some(card) {
-                    return Ok(());
-                }
-            }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return Err(Error::unavailable("qemu ended meanwhile")),
-        }
     }
 }
 

@@ -27,7 +27,7 @@ impl Ports {
         let mut ports = self.lock();
         let free = ports.iter().position(Option::is_none).ok_or_else(|| {
             Error::precondition(format!(
-                "all {PORTS} ports of the VM hold a device: it takes no more interfaces"
+                "all {PORTS} ports of the VM hold a device: it takes no more of them"
             ))
         })?;
         ports[free] = Some(id.to_owned());

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use runtime::{
     child::Child,
     error::{Context, Error, ErrorKind, Result},
-    vm::{AgentAddr, MiB, Nic, Vm, VmExit},
+    vm::{AgentAddr, Disk, MiB, Nic, Vm, VmExit},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     console::Console,
-    device, grow, network,
+    device, disk, grow, network,
     ports::Ports,
     qmp::{Event, Qmp},
     save,
@@ -194,6 +194,24 @@ impl Vm for QemuVm {
     async fn remove_network(&self, number: usize) -> Result<()> {
         network::remove(&self.qmp, number).await.context("remove a network card")?;
         self.ports.free(&device::nic_name(number));
+        Ok(())
+    }
+
+    async fn add_disk(&self, disk: Disk) -> Result<String> {
+        let id = device::disk_name(disk.number);
+        let port = self.ports.take(&id)?;
+        match disk::add(&self.qmp, &disk, port).await {
+            Ok(()) => Ok(device::guest_address(port)),
+            Err(error) => {
+                self.ports.free(&id);
+                Err(error.context("add a disk"))
+            }
+        }
+    }
+
+    async fn remove_disk(&self, number: usize) -> Result<()> {
+        disk::remove(&self.qmp, number).await.context("remove a disk")?;
+        self.ports.free(&device::disk_name(number));
         Ok(())
     }
 

@@ -1,11 +1,15 @@
 //! Who the processes of a pod are and what they may, as the kubelet asks for it, with the reference first.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+};
 
-use integration::kubelet::{KATA, KATA_WITH_DEVICES, Kubelet, RUNC};
+use integration::kubelet::{KATA, KATA_SANDBOX, KATA_WITH_DEVICES, Kubelet, RUNC, namespaces};
 use k8s_cri::v1::{
-    Capability, ContainerConfig, IdMapping, Int64Value, LinuxContainerSecurityContext, NamespaceMode,
-    PodSandboxConfig, SecurityProfile, UserNamespace, security_profile::ProfileType,
+    Capability, ContainerConfig, IdMapping, Int64Value, LinuxContainerSecurityContext, Mount, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, SecurityProfile, UserNamespace, security_profile::ProfileType,
 };
 
 /// What the kubelet closes in every container that is not privileged.
@@ -239,11 +243,7 @@ fn settings_of_the_kernel_are_the_pods() {
         let mut pod_config = kubelet.pod("sysctls");
         let linux = pod_config.linux.as_mut().unwrap();
         linux.sysctls = HashMap::from([("kernel.panic".to_owned(), "1".to_owned())]);
-        // By the pod's own container, or the first of the pod where that one has no process.
-        let first = kubelet.script("first", "sleep 1000");
-        let made = kubelet.run_pod(handler, &pod_config);
-        let made = made.and_then(|pod| kubelet.create(&pod, &first, &pod_config));
-        let refused = made.and_then(|id| kubelet.start_container(&id)).unwrap_err();
+        let refused = kubelet.run_pod(handler, &pod_config).unwrap_err();
         let reason = "\"kernel.panic\" is not in a separate kernel namespace";
         assert!(refused.message().contains(reason), "{handler}: {refused}");
     }
@@ -265,8 +265,12 @@ fn a_privileged_container_has_all_of_the_guest_and_nothing_of_the_host() {
              awk '$5 == \"/sys\" || $5 == \"/sys/fs/cgroup\" {print $5, substr($6, 1, 2)}' /proc/self/mountinfo; \
              mknod /dev/own c 1 11 && [ -c /dev/own ] && head -c1 /dev/own > /dev/null && echo log; \
              for node in /dev/*; do [ ! -b $node ] || echo block $node; done; \
-             for node in /dev/*; do [ ! -c $node ] || echo $((0x$(stat -Lc %t $node))):$((0x$(stat -Lc %T $node))); done | \
-             while read -r numbers; do [ -e /sys/dev/char/$numbers ] || [ ${numbers%:*} = 136 ] || echo no $numbers; done; ls -d /dev/kmsg",
+             stat -Lc '%t %T %F' /dev/* | while read -r major minor kind; do \
+             [ \"$kind\" != 'character special file' ] || [ $major = 88 ] || \
+             [ -e /sys/dev/char/$((0x$major)):$((0x$minor)) ] || echo no $major $minor; done; \
+             for facts in /sys/dev/char/*/uevent; do while read -r line; do case $line in (DEVNAME=console) ;; \
+             (DEVNAME=*) [ -e /dev/${line#DEVNAME=} ] || echo lacks $line;; esac; done < $facts; done; echo all; \
+             ls -d /dev/kmsg",
         );
         context(&mut config).privileged = true;
         context(&mut config).masked_paths.clear();
@@ -276,24 +280,120 @@ fn a_privileged_container_has_all_of_the_guest_and_nothing_of_the_host() {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
         let all = [capabilities, "mount", "sys", "open", "/sys rw", "/sys/fs/cgroup rw"];
-        // Without the host's devices, containerd allows no more than the usual ones.
-        let devices: &[&str] = if handler == KATA { &[] } else { &["log", "/dev/kmsg"] };
-        assert_eq!(found, [&all, devices].concat(), "{handler}");
+        assert_eq!(found, [&all[..], &["log", "all", "/dev/kmsg"]].concat(), "{handler}");
         kubelet.remove_pod(&pod).unwrap();
     }
 }
 
+/// The numbers of a pod's users on the host.
+const USERS: u32 = 100_000;
+
+fn mapping() -> Vec<IdMapping> {
+    vec![IdMapping { host_id: USERS, container_id: 0, length: 65536 }]
+}
+
+fn with_users(options: &mut NamespaceOption) {
+    options.userns_options =
+        Some(UserNamespace { mode: NamespaceMode::Pod as i32, uids: mapping(), gids: mapping() });
+}
+
 #[test]
-fn what_is_not_served_is_refused_by_name() {
-    for release in ["1.7", "2"] {
+fn users_of_a_pod_have_other_numbers_and_own_their_files_all_the_same() {
+    // containerd 2 takes all options for runc's where users are mapped; this handler has none.
+    for (release, handler) in [("1.7", KATA), ("2", KATA_SANDBOX)] {
         let Some(kubelet) = Kubelet::start(release) else { continue };
+        // containerd 1.7 refuses volumes with mapped owners: a volume's owners have to be the pod's numbers there.
+        let volumes = if release == "2" { mapping() } else { Vec::new() };
+        let stored = if release == "2" { 0 } else { USERS };
+        let volume = kubelet.containerd.dir().join("volume");
+        fs::create_dir(&volume).unwrap();
+        chown(&volume, Some(stored), Some(stored)).unwrap();
+        for (name, owner) in [("root", 0), ("user", 1000), ("stranger", 70_000)] {
+            fs::write(volume.join(name), "").unwrap();
+            chown(volume.join(name), Some(stored + owner), Some(stored + owner)).unwrap();
+        }
         let mut pod_config = kubelet.pod("users");
-        let options = pod_config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).unwrap();
-        let ids = vec![IdMapping { host_id: 100_000, container_id: 0, length: 65536 }];
-        options.namespace_options.as_mut().unwrap().userns_options =
-            Some(UserNamespace { mode: NamespaceMode::Pod as i32, uids: ids.clone(), gids: ids });
-        let refused = kubelet.run_pod(KATA, &pod_config).unwrap_err();
-        assert!(refused.message().contains("user namespaces of pods are not served"), "{release}: {refused}");
-        assert!(kubelet.run_pod(KATA, &kubelet.pod("plain")).is_ok(), "{release}");
+        let of_pod = pod_config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).unwrap();
+        with_users(of_pod.namespace_options.as_mut().unwrap());
+        let pod = kubelet.run_pod(handler, &pod_config).unwrap();
+        let mount = |path: &str, readonly| Mount {
+            host_path: volume.display().to_string(),
+            container_path: path.into(),
+            readonly,
+            uid_mappings: volumes.clone(),
+            gid_mappings: volumes.clone(),
+            ..Default::default()
+        };
+        let container = |name: &str, text: &str| {
+            let mut config = script(&kubelet, name, text);
+            with_users(context(&mut config).namespace_options.as_mut().unwrap());
+            config.mounts = vec![mount("/volume", false), mount("/volume-ro", true)];
+            config
+        };
+        let first = container("first", "sleep 1000");
+        let first = kubelet.run(&pod, &first, &pod_config).unwrap();
+        let facts = "id -u; tr -s ' ' < /proc/self/uid_map; hostname; stat -c %u /etc/passwd / /volume/*; \
+            touch /made /volume/made /volume/mine; chown 7:8 /volume/mine; mkdir /volume/dir && echo dir; \
+            stat -c '%u %g' /made /volume/made /volume/mine; touch /volume-ro/x || echo closed; \
+            hostname other && hostname pod-host && echo named; \
+            chown 70000 /volume/made || echo no such user; head -c1 /dev/zero | wc -c; echo shared > /dev/shm/x; \
+            mount -t tmpfs t /mnt || echo no mount";
+        let found = kubelet.inside(&first, &format!("exec 2> /dev/null; {facts}"));
+        let expected = [
+            "0",
+            " 0 100000 65536",
+            "pod-host",
+            "0",
+            "0",
+            "0",
+            "65534",
+            "1000",
+            "dir",
+            "0 0",
+            "0 0",
+            "7 8",
+            "closed",
+            "no such user",
+            "1",
+            "no mount",
+        ];
+        assert_eq!(found.lines().collect::<Vec<_>>(), expected, "{release} {handler}");
+        let owners = ["made", "mine", "dir"].map(|name| fs::metadata(volume.join(name)).unwrap().uid());
+        assert_eq!(owners, [stored, stored + 7, stored], "{release} {handler}: as the host sees it");
+
+        // Another container of the pod has the same users, and what belongs to them.
+        let mut second = container("second", "sleep 1000");
+        context(&mut second).run_as_user = number(1000);
+        let second = kubelet.run(&pod, &second, &pod_config).unwrap();
+        let namespaces = "for kind in user ipc uts; do readlink /proc/self/ns/$kind; done";
+        assert_eq!(kubelet.inside(&first, namespaces), kubelet.inside(&second, namespaces));
+        let found = kubelet.inside(
+            &second,
+            "cat /dev/shm/x; id -u; echo x > /volume/user && echo own; (echo x > /volume/root) 2> /dev/null || echo no",
+        );
+        assert_eq!(found, "shared\n1000\nown\nno\n", "{release} {handler}");
+        kubelet.remove_pod(&pod).unwrap();
+        kubelet.containerd.assert_gone(&pod);
     }
+}
+
+#[test]
+fn users_of_a_pod_that_shares_its_processes_see_them() {
+    let Some(kubelet) = Kubelet::start("2") else { return };
+    let mut pod_config = kubelet.pod("users");
+    let shared = || {
+        let mut options = namespaces(NamespaceMode::Pod);
+        with_users(&mut options);
+        Some(options)
+    };
+    let of_pod = pod_config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).unwrap();
+    of_pod.namespace_options = shared();
+    let pod = kubelet.run_pod(KATA_SANDBOX, &pod_config).unwrap();
+    let ids = ["first", "second"].map(|name| {
+        let mut config = script(&kubelet, name, "exec sleep 1234");
+        context(&mut config).namespace_options = shared();
+        kubelet.run(&pod, &config, &pod_config).unwrap()
+    });
+    assert_eq!(kubelet.inside(&ids[1], "grep -l sleep /proc/[0-9]*/comm | wc -l"), "2\n");
+    kubelet.remove_pod(&pod).unwrap();
 }

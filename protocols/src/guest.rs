@@ -62,6 +62,9 @@ pub const DRIVER_9P: &str = "9p";
 pub const DRIVER_EPHEMERAL: &str = "ephemeral";
 pub const DRIVER_LOCAL: &str = "local";
 
+/// The kind of device that is a disk, by its place on the PCI bus.
+pub const DEVICE_BLK: &str = "blk";
+
 /// Name of the virtio-serial port that carries the multiplexed agent channel.
 pub const SERIAL_PORT_NAME: &str = "agent.channel.0";
 /// First line on a freshly opened serial channel, from either side, followed by a nonce and a newline: it tells
@@ -96,6 +99,8 @@ pub const PARAM_ECHO_PORT: &str = "agent.echo_port";
 /// Annotation that tells the guest what a container is; see the `CONTAINER_TYPE_*` values.
 pub const ANNOTATION_CONTAINER_TYPE: &str = "io.katacontainers.pkg.oci.container_type";
 pub const ANNOTATION_BUNDLE_PATH: &str = "io.katacontainers.pkg.oci.bundle_path";
+/// `true` for a container that is to have all devices of the guest.
+pub const ANNOTATION_PRIVILEGED: &str = "io.katacontainers.pkg.oci.privileged";
 pub const CONTAINER_TYPE_POD_SANDBOX: &str = "pod_sandbox";
 pub const CONTAINER_TYPE_POD_CONTAINER: &str = "pod_container";
 pub const CONTAINER_TYPE_SINGLE: &str = "single_container";

@@ -6,6 +6,7 @@ pub mod carry;
 pub mod guest;
 pub mod names;
 pub mod oci;
+pub mod sysctl;
 
 /// Generated from `proto/`: one module per file, plus `<file>_ttrpc` with client and server.
 #[allow(clippy::all, rust_2018_idioms, unused_imports)]

@@ -13,11 +13,12 @@ use crate::{compressed, cpio::Archive};
 const DIRECTORIES: [&str; 13] =
     ["bin", "dev", "etc", "lib", "lib/modules", "n", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
 /// What the agent needs of a modular kernel, the channel to the host first. Each costs boot time.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_console",
     "virtio_rng",
     "virtio_net",
+    "virtio_blk",
     "virtiofs",
     "9pnet_virtio",
     "9p",

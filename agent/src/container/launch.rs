@@ -18,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::launcher::{Answer, Request};
+use super::{
+    hold::Users,
+    launcher::{Answer, Request},
+};
 use crate::{
     error::{Context, Error, Result},
     process::Process,
@@ -77,9 +80,10 @@ impl Launcher {
         self.ask(&Request::Start { id: id.into() }, &[]).await.map(drop)
     }
 
-    /// Makes a process namespace for containers to join, which lasts as long as the guest; returns its first process.
-    pub async fn hold_pids(&self) -> Result<i32> {
-        match self.ask(&Request::HoldPids, &[]).await? {
+    /// Makes a process namespace for containers to join, with a user namespace around it or not; it lasts as long as the
+    /// guest. Returns its first process.
+    pub async fn hold(&self, users: Option<Users>) -> Result<i32> {
+        match self.ask(&Request::Hold { users }, &[]).await? {
             Answer::Started { pid } => Ok(pid),
             Answer::Done | Answer::Failed { .. } => Err(Error::internal("the launcher named no process")),
         }

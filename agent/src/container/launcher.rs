@@ -16,14 +16,8 @@ use libcontainer::{
     notify_socket::{NOTIFY_FILE, NotifySocket},
     syscall::syscall::SyscallType,
 };
-use nix::{
-    libc,
-    sched::{CloneFlags, unshare},
-    sys::{
-        signal::{SigHandler, Signal, signal},
-        socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair},
-    },
-    unistd::pause,
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +25,7 @@ use super::{
     complaints,
     executor::Program,
     fork,
+    hold::{Users, hold},
     join::{self, Joining},
 };
 
@@ -51,8 +46,8 @@ pub enum Request {
     Create { id: String, bundle: PathBuf, console: Option<PathBuf> },
     /// Let the init run its program.
     Start { id: String },
-    /// Make a process namespace with a first process that does nothing.
-    HoldPids,
+    /// Make namespaces with a first process that does nothing.
+    Hold { users: Option<Users> },
     /// Run what the file `process` describes.
     Exec { id: String, process: PathBuf, console: Option<PathBuf> },
 }
@@ -139,7 +134,9 @@ fn handle(request: Request, mut fds: Vec<OwnedFd>) {
             }
             Request::Exec { id, process, console } => exec(id, process, console.as_deref(), fds),
             Request::Start { id } => start(id).map(|()| 0).map_err(|error| chain(&error)),
-            Request::HoldPids => hold_pids().map_err(|error| format!("make a process namespace: {error}")),
+            Request::Hold { users } => {
+                hold(users.as_ref()).map_err(|error| format!("make namespaces to share: {error}"))
+            }
         };
         match reply.try_clone() {
             Ok(reply) => {
@@ -152,21 +149,6 @@ fn handle(request: Request, mut fds: Vec<OwnedFd>) {
     if let Err(error) = copy {
         eprintln!("launcher: clone: {error}");
     }
-}
-
-/// The new namespace's first process is a child of the agent's, as a container's init is.
-fn hold_pids() -> io::Result<i32> {
-    unshare(CloneFlags::CLONE_NEWPID)?;
-    fork::fork_sibling(|| {
-        let _ = nix::sys::prctl::set_name(c"pause");
-        // SAFETY: closes descriptors that nothing in this copy uses from here on.
-        unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
-        // SAFETY: no handler is installed; the kernel then reaps what is orphaned in this namespace.
-        let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
-        loop {
-            pause();
-        }
-    })
 }
 
 fn answer(reply: OwnedFd, made: Result<Answer, String>) {

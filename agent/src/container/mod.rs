@@ -9,9 +9,11 @@ mod devices;
 mod executor;
 mod fork;
 mod freezer;
+pub mod hold;
 mod join;
 pub mod launch;
 pub mod launcher;
+mod nodes;
 pub mod oom;
 mod plain;
 mod plan;
@@ -33,13 +35,14 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::Signal};
 use oci_spec::runtime as oci;
-use protocols::{agent as wire, extras::ProcessEntry};
+use protocols::{agent as wire, extras::ProcessEntry, sysctl};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
     task::spawn_blocking,
 };
 
 use crate::{
+    disks::Disk,
     error::{Context, Error, Result},
     namespaces::SharedNamespaces,
     process::Process,
@@ -84,6 +87,8 @@ pub struct Container {
     oom_watch: Mutex<Option<oom::OomWatch>>,
     /// Storages of its own, to be given back.
     pub storages: Vec<PathBuf>,
+    /// Disks that it has, to be given back.
+    disks: Mutex<Vec<Disk>>,
 }
 
 impl Container {
@@ -116,6 +121,7 @@ impl Container {
                 paused: AsyncMutex::default(),
                 oom_watch: Mutex::default(),
                 storages,
+                disks: Mutex::default(),
             }),
             Err(error) => {
                 clean(id, &bundle, &isolation).await;
@@ -178,6 +184,15 @@ impl Container {
         };
         lock(&self.execs).insert(exec_id.to_owned(), Arc::new(process));
         Ok(())
+    }
+
+    /// It has these as long as it is there.
+    pub fn keep_disks(&self, disks: Vec<Disk>) {
+        *lock(&self.disks) = disks;
+    }
+
+    pub fn give_up_disks(&self) -> Vec<Disk> {
+        std::mem::take(&mut *lock(&self.disks))
     }
 
     /// The init's process id, for its namespaces.
@@ -356,6 +371,8 @@ async fn make_init(
             let shared =
                 around.shared.as_ref().ok_or_else(|| Error::internal("the sandbox has no namespaces"))?;
             let pid_namespace = around.pid_namespace.clone();
+            let mut spec = spec;
+            nodes::add_for_privileged(&mut spec, nodes::of_guest)?;
             let mut plan = plan::plan(
                 id,
                 spec,
@@ -404,7 +421,7 @@ async fn copy_up(bundle: &Path, spec: &mut oci::Spec) -> Result<copy_up::CopiedU
 /// What a container changes outside of itself.
 fn prepare_guest(plan: &plan::Plan, shared: &SharedNamespaces) -> Result<()> {
     for (name, value) in &plan.net_sysctls {
-        let files = plan::sysctl_files(name).map(|file| Path::new("/proc/sys").join(file));
+        let files = sysctl::files(name).map(|file| Path::new("/proc/sys").join(file));
         let file = files.iter().find(|file| file.exists()).unwrap_or(&files[0]);
         fs::write(file, value).context(format!("sysctl {name:?}: write {value:?}"))?;
     }

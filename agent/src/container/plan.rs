@@ -13,6 +13,8 @@ use oci_spec::runtime::{
     LinuxNamespaceType, LinuxPersonality, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Spec,
 };
 
+use protocols::sysctl::{self, Namespace};
+
 use super::{devices, plan_mounts::plan_mounts, plan_process::plan_process};
 use crate::{
     error::{Error, Result},
@@ -22,18 +24,6 @@ use crate::{
 /// Cgroup of all containers, below the mounted hierarchy's root. Names of the host mean nothing here, so each container
 /// has its id as its group.
 pub const CGROUP_PARENT: &str = "/containers";
-/// Of the IPC namespace; libcontainer sets them there, with those of the UTS and user namespaces.
-const NAMESPACED: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
 /// What the guest has for a container.
 pub struct Surroundings<'a> {
     pub shared: &'a SharedNamespaces,
@@ -125,7 +115,7 @@ pub fn plan(id: &str, mut spec: Spec, around: &Surroundings<'_>) -> Result<Plan>
     plan_hooks(&mut spec);
     plan_mounts(&mut spec, has_user_namespace)?;
     let domain_name = match has_user_namespace {
-        true => None, // Its UTS namespace is its own, and libcontainer sets the name there.
+        true => None, // Libcontainer can set it, for it has the rights in its UTS namespace.
         false => spec.domainname().clone().filter(|name| !name.is_empty()),
     };
     Ok(Plan { spec, resources, net_sysctls, domain_name, inherited })
@@ -148,19 +138,14 @@ fn plan_namespaces(linux: &Linux, around: &Surroundings<'_>) -> Result<Vec<Linux
         namespace(Mount, None)?,
         namespace(Cgroup, None)?,
     ];
-    let own = namespaces_of(linux).any(|kind| kind == User);
-    if own && around.pid_namespace.is_some() {
-        return Err(Error::invalid("linux.namespaces: a user namespace cannot join the sandbox's processes"));
-    }
-    // What the sandbox shares is out of reach from within a user namespace.
-    let shared = |path: &Path| if own { None } else { Some(path.to_owned()) };
+    let shared = around.shared;
     for kind in namespaces_of(linux) {
         match kind {
             // The network is the guest's only one, and clocks are not virtual here.
             Pid | Mount | Cgroup | Network | Time => {}
-            Ipc => planned.push(namespace(Ipc, shared(&around.shared.ipc))?),
-            Uts => planned.push(namespace(Uts, shared(&around.shared.uts))?),
-            User => planned.push(namespace(User, None)?),
+            Ipc => planned.push(namespace(Ipc, Some(shared.ipc.clone()))?),
+            Uts => planned.push(namespace(Uts, Some(shared.uts.clone()))?),
+            User => planned.push(namespace(User, shared.user.clone())?),
         }
     }
     Ok(planned)
@@ -175,47 +160,30 @@ fn namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<LinuxName
     builder.build().map_err(|error| Error::internal(error.to_string()))
 }
 
-/// Takes out those of the network, which libcontainer would refuse: it knows no network that is the container's already.
+/// Takes out those of the network, which libcontainer would refuse: it knows no network that is the container's already. It
+/// sets the others.
 fn plan_sysctls(linux: &mut Linux) -> Result<Vec<(String, String)>> {
-    let has = |kind| namespaces_of(linux).any(|other| other == kind);
-    let (ipc, uts, user) =
-        (has(LinuxNamespaceType::Ipc), has(LinuxNamespaceType::Uts), has(LinuxNamespaceType::User));
-    let mut kept = HashMap::new();
-    let mut net = Vec::new();
+    let has = |namespace| {
+        let kind = match namespace {
+            Namespace::Network => return true,
+            Namespace::Ipc => LinuxNamespaceType::Ipc,
+            Namespace::Uts => LinuxNamespaceType::Uts,
+            Namespace::User => LinuxNamespaceType::User,
+        };
+        namespaces_of(linux).any(|other| other == kind)
+    };
+    let (mut kept, mut net) = (HashMap::new(), Vec::new());
     for (key, value) in linux.sysctl().iter().flatten() {
-        let name = key.replace('/', ".");
-        let is_path = |file: &String| file.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if !sysctl_files(key).iter().all(is_path) {
-            return Err(Error::invalid(format!("sysctl {key:?} is no name")));
-        }
-        let is_ipc = NAMESPACED.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
-        if name.starts_with("net.") {
-            net.push((key.clone(), value.clone()));
-        } else if is_ipc && ipc || name == "kernel.domainname" && uts || name.starts_with("user.") && user {
-            kept.insert(key.clone(), value.clone());
-        } else if is_ipc {
-            return Err(Error::invalid(format!("sysctl {key:?} is not allowed in the hosts ipc namespace")));
-        } else if name == "kernel.hostname" && uts {
-            return Err(Error::invalid(format!("sysctl {key:?} conflicts with the OCI field \"hostname\"")));
-        } else {
-            return Err(Error::invalid(format!("sysctl {key:?} is not in a separate kernel namespace")));
+        match sysctl::namespace_of(key, has).map_err(Error::invalid)? {
+            Namespace::Network => net.push((key.clone(), value.clone())),
+            Namespace::Ipc | Namespace::Uts | Namespace::User => {
+                kept.insert(key.clone(), value.clone());
+            }
         }
     }
     net.sort();
     linux.set_sysctl((!kept.is_empty()).then_some(kept));
     Ok(net)
-}
-
-/// Where the setting may be, below `/proc/sys`: as runc has it, to which both separators are one, and if there is no such,
-/// as sysctl(8) has it, where the one that comes first separates, and the other stands for a dot in a name.
-pub fn sysctl_files(key: &str) -> [String; 2] {
-    let swap = |c| match c {
-        '.' => '/',
-        '/' => '.',
-        c => c,
-    };
-    let is_dotted = key.find(['.', '/']).is_none_or(|first| key[first..].starts_with('.'));
-    [key.replace('.', "/"), if is_dotted { key.chars().map(swap).collect() } else { key.to_owned() }]
 }
 
 /// Leaves the nodes that mean something here. A privileged container comes with all of its host's, and goes without those
@@ -303,7 +271,9 @@ mod tests {
     use serde_json::{Value, json};
 
     fn try_plan(spec: Value, pid: Option<&str>) -> Result<Plan> {
-        let shared = SharedNamespaces { ipc: "/ns/ipc".into(), uts: "/ns/uts".into() };
+        let has_user = spec["linux"]["uidMappings"].is_array();
+        let user = has_user.then(|| "/ns/user".into());
+        let shared = SharedNamespaces { ipc: "/ns/ipc".into(), uts: "/ns/uts".into(), user, pid: None };
         let around = Surroundings {
             shared: &shared,
             pid_namespace: pid.map(PathBuf::from),
@@ -344,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_has_all_others_of_its_own() {
+    fn a_user_namespace_is_joined_with_those_that_belong_to_it() {
         let host = json!({
             "namespaces": [{"type": "user"}, {"type": "ipc"}, {"type": "uts"}],
             "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}, {"containerID": 10, "hostID": 5000, "size": 5}],
@@ -353,11 +323,13 @@ mod tests {
         let (plan, linux) = planned(host.clone());
         assert_eq!(
             linux["namespaces"],
-            json!([{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "user"}, {"type": "ipc"},
-                   {"type": "uts"}])
+            json!([{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "user", "path": "/ns/user"},
+                   {"type": "ipc", "path": "/ns/ipc"}, {"type": "uts", "path": "/ns/uts"}])
         );
         assert_eq!([0, 9, 12, 99].map(|uid| plan.inherited.guest_uid(uid)), [1000, 1009, 5002, 99]);
-        assert!(try_plan(spec(host), Some("/proc/7/ns/pid")).is_err());
+        let joined = try_plan(spec(host), Some("/proc/7/ns/pid")).unwrap();
+        let joined = serde_json::to_value(joined.spec).unwrap();
+        assert_eq!(joined["linux"]["namespaces"][0]["path"], "/proc/7/ns/pid");
     }
 
     #[test]
@@ -369,25 +341,6 @@ mod tests {
         let expected = [("net.core.somaxconn", "7"), ("net/ipv4/ip_forward", "1")];
         assert_eq!(plan.net_sysctls, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert_eq!(linux["sysctl"], json!({"kernel.shmmax": "9", "fs.mqueue.msg_max": "5"}));
-    }
-
-    #[test]
-    fn a_sysctl_is_where_runc_has_it_or_where_sysctl_has_it() {
-        for (key, files) in [
-            ("net.ipv4.ip_forward", ["net/ipv4/ip_forward", "net/ipv4/ip_forward"]),
-            ("net/ipv4/ip_forward", ["net/ipv4/ip_forward", "net/ipv4/ip_forward"]),
-            ("net/ipv4.ip_forward", ["net/ipv4/ip_forward", "net/ipv4.ip_forward"]),
-            (
-                "net.ipv4.conf.eth0/1.rp_filter",
-                ["net/ipv4/conf/eth0/1/rp_filter", "net/ipv4/conf/eth0.1/rp_filter"],
-            ),
-            (
-                "net/ipv4/conf/eth0.1/rp_filter",
-                ["net/ipv4/conf/eth0/1/rp_filter", "net/ipv4/conf/eth0.1/rp_filter"],
-            ),
-        ] {
-            assert_eq!(sysctl_files(key), files, "{key}");
-        }
     }
 
     #[test]

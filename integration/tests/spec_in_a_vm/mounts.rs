@@ -62,7 +62,7 @@ fn mounts_of_each_kind_are_made_and_paths_are_closed() {
         ],
     );
     for (bad, words) in [
-        (mount("/x", "bind", &volume, &["rbind", "idmap"]), "idmap: mounts with mapped ids"),
+        (mount("/x", "bind", &volume, &["rbind", "idmap"]), "idmap without any uidMappings"),
         (mount("/x", "tmpfs", "tmpfs", &["bogus=1"]), "bogus=1"),
         (mount("/x", "bind", "/no/such/source", &["bind"]), "/no/such/source on /x"),
         (mount("/dev", "bind", "/dev", &["rbind"]), "name the devices"),

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources,
-    Mount, Root, Spec,
+    Capability, Hooks, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace,
+    LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
 };
 use protocols::guest;
 
@@ -14,6 +14,7 @@ use crate::{
     bundle::{Bundle, Role},
     container::open_files,
     error::{Error, Result},
+    storage::{Disk, allows_all},
 };
 
 /// What the engine decided about a container, for its spec.
@@ -21,6 +22,8 @@ use crate::{
 pub(crate) struct Decided {
     pub root: PathBuf,
     pub mounts: Vec<Mount>,
+    /// What the VM is given for it.
+    pub disks: Vec<Disk>,
     /// Whether the guest applies the spec's system call filter.
     pub seccomp: bool,
 }
@@ -39,13 +42,13 @@ pub(crate) fn translate(bundle: &Bundle, decided: Decided) -> Result<Spec> {
         open_files::inherit(process);
     }
     let linux = spec.linux_mut().as_mut().ok_or_else(|| Error::invalid("linux: is missing"))?;
-    translate_namespaces(linux, &bundle.role)?;
+    translate_namespaces(linux);
     linux.set_mount_label(None);
     if !decided.seccomp {
         linux.set_seccomp(None);
     }
     let mut resources = linux.resources().clone().unwrap_or_default();
-    translate_devices(linux, &mut resources)?;
+    translate_devices(linux, &mut resources, &decided.disks)?;
     translate_resources(&mut resources)?;
     linux.set_resources(Some(resources));
     annotate(&mut spec, bundle);
@@ -65,15 +68,9 @@ fn guest_hooks(spec: &Spec) -> Option<Hooks> {
     Some(kept)
 }
 
-fn translate_namespaces(linux: &mut Linux, role: &Role) -> Result<()> {
+fn translate_namespaces(linux: &mut Linux) {
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     let has = |kind| namespaces.iter().any(|namespace| namespace.typ() == kind);
-    if has(LinuxNamespaceType::User) && *role != Role::Single {
-        return Err(Error::unimplemented(
-            "linux.namespaces: user namespaces of pods are not served: their containers share namespaces of the \
-             guest's own",
-        ));
-    }
     if has(LinuxNamespaceType::Time) {
         tracing::debug!(
             "no time namespace: a VM has clocks of its own, and offsets to the host's mean nothing there"
@@ -102,32 +99,36 @@ fn translate_namespaces(linux: &mut Linux, role: &Role) -> Result<()> {
         namespace.set_path(None);
     }
     linux.set_namespaces(Some(namespaces));
-    Ok(())
 }
 
-/// Leaves the devices and rules whose numbers mean the same on every Linux. A privileged container comes with all of its
-/// host's devices, and goes without the others; in any other container each was asked for.
-fn translate_devices(linux: &mut Linux, resources: &mut LinuxResources) -> Result<()> {
+/// Leaves the devices and rules whose numbers mean the same on every Linux, and those of the disks that the VM is given,
+/// whose numbers the guest changes to its own. A privileged container comes with all of its host's devices, and goes without
+/// the others; in any other container each was asked for.
+fn translate_devices(linux: &mut Linux, resources: &mut LinuxResources, disks: &[Disk]) -> Result<()> {
     let rules = resources.devices().clone().unwrap_or_default();
     let privileged = allows_all(&rules);
+    let is_disk = |device: &LinuxDevice| {
+        device.typ() == LinuxDeviceType::B && disks.iter().any(|disk| disk.place == *device.path())
+    };
+    let is_served =
+        |device: &LinuxDevice| is_disk(device) || is_known(device.typ(), device.major(), device.minor());
     if let Some(devices) = linux.devices_mut() {
-        for device in devices.iter().filter(|_| !privileged) {
+        if let Some(device) = devices.iter().find(|device| !privileged && !is_served(device)) {
             let (path, major, minor) = (device.path().display(), device.major(), device.minor());
-            if device.typ() == LinuxDeviceType::B {
-                return Err(Error::unimplemented(format!(
-                    "linux.devices: {path}: block devices of the host are not served by this version"
-                )));
-            }
-            if !is_known(device.typ(), major, minor) {
-                return Err(Error::invalid(format!(
-                    "linux.devices: {path} ({major}:{minor}) is a device of the host, which the guest cannot have"
-                )));
-            }
+            return Err(Error::invalid(format!(
+                "linux.devices: {path} ({major}:{minor}) is a device of the host, which the guest cannot have"
+            )));
         }
-        devices.retain(|device| is_known(device.typ(), device.major(), device.minor()));
+        devices.retain(is_served);
     }
+    let of_disk = |rule: &LinuxDeviceCgroup| {
+        let numbers = (rule.major(), rule.minor());
+        rule.typ() == Some(LinuxDeviceType::B)
+            && disks.iter().any(|disk| numbers == (Some(disk.major), Some(disk.minor)))
+    };
     let means_something = |rule: &LinuxDeviceCgroup| match (rule.typ(), rule.major(), rule.minor()) {
         (None | Some(LinuxDeviceType::A), _, _) => true,
+        _ if of_disk(rule) => true,
         // Any of them.
         (_, None | Some(-1), _) => true,
         (Some(kind), Some(major), minor) => {
@@ -137,15 +138,6 @@ fn translate_devices(linux: &mut Linux, resources: &mut LinuxResources) -> Resul
     let kept: Vec<_> = rules.into_iter().filter(means_something).collect();
     resources.set_devices((!kept.is_empty()).then_some(kept));
     Ok(())
-}
-
-fn allows_all(rules: &[LinuxDeviceCgroup]) -> bool {
-    let is_for_all = |rule: &&LinuxDeviceCgroup| {
-        matches!(rule.typ(), None | Some(LinuxDeviceType::A))
-            && rule.major().is_none_or(|major| major < 0)
-            && rule.minor().is_none_or(|minor| minor < 0)
-    };
-    rules.iter().rfind(is_for_all).is_some_and(LinuxDeviceCgroup::allow)
 }
 
 /// Whether these numbers mean the same device on every Linux: the kernel's list of them is fixed but for some ranges that
@@ -173,14 +165,36 @@ fn translate_resources(resources: &mut LinuxResources) -> Result<()> {
     Ok(())
 }
 
+/// Whether an engine was asked for a privileged container, of which specs have no word: it may administer the system, and
+/// nothing of the kernel's views is closed. Which devices it is given differs between engines, and their settings.
+fn is_privileged(spec: &Spec) -> bool {
+    let administers = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.capabilities().as_ref()?.bounding().as_ref())
+        .is_some_and(|capabilities| capabilities.contains(&Capability::SysAdmin));
+    let is_empty = |paths: &Option<Vec<String>>| paths.as_ref().is_none_or(Vec::is_empty);
+    let is_open = spec
+        .linux()
+        .as_ref()
+        .is_some_and(|linux| is_empty(linux.masked_paths()) && is_empty(linux.readonly_paths()));
+    let is_writable = |mount: &Mount| {
+        mount.typ().as_deref() == Some("sysfs")
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    };
+    administers && is_open && spec.mounts().iter().flatten().any(is_writable)
+}
+
 fn annotate(spec: &mut Spec, bundle: &Bundle) {
     let kind = match bundle.role {
         Role::Single => guest::CONTAINER_TYPE_SINGLE,
         Role::PodSandbox => guest::CONTAINER_TYPE_POD_SANDBOX,
         Role::PodContainer { .. } => guest::CONTAINER_TYPE_POD_CONTAINER,
     };
+    let privileged = is_privileged(&bundle.spec).to_string();
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     annotations.insert(guest::ANNOTATION_CONTAINER_TYPE.into(), kind.into());
+    annotations.insert(guest::ANNOTATION_PRIVILEGED.into(), privileged);
     annotations.insert(guest::ANNOTATION_BUNDLE_PATH.into(), bundle.dir.display().to_string());
     spec.set_annotations(Some(annotations));
 }
@@ -194,7 +208,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), host.to_string()).unwrap();
         let bundle = Bundle::load(dir.path()).unwrap();
-        let decided = Decided { root: "/guest/root".into(), mounts: Vec::new(), seccomp: false };
+        let decided =
+            Decided { root: "/guest/root".into(), mounts: Vec::new(), disks: Vec::new(), seccomp: false };
         Ok(serde_json::to_value(translate(&bundle, decided)?).unwrap())
     }
 
@@ -259,12 +274,10 @@ mod tests {
 
     #[test]
     fn what_the_guest_cannot_have_is_refused_by_name() {
-        let mut pod = spec(json!({"namespaces": [{"type": "user"}]}));
-        pod["annotations"] = json!({"io.kubernetes.cri.container-type": "sandbox"});
         for (host, words) in [
             (
                 spec(json!({"devices": [{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]})),
-                "/dev/sda",
+                "/dev/sda (8:0)",
             ),
             (
                 spec(json!({"devices": [{"path": "/dev/x", "type": "c", "major": 240, "minor": 7}]})),
@@ -275,11 +288,27 @@ mod tests {
                 "/dev/y (10:60)",
             ),
             (spec(json!({"resources": {"rdma": {"mlx": {"hcaHandles": 1}}}})), "rdma"),
-            (pod, "user namespaces of pods"),
         ] {
             let error = try_translate(host).unwrap_err().to_string();
             assert!(error.contains(words), "{words}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_privileged_is_marked_whatever_the_spec_says_of_it() {
+        let mark = |options: Value, masked: Value, capabilities: Value| {
+            let mut spec = spec(json!({"maskedPaths": masked}));
+            spec["process"]["capabilities"] = json!({"bounding": capabilities});
+            spec["mounts"] = json!([{"destination": "/sys", "type": "sysfs", "options": options}]);
+            spec["annotations"] = json!({"io.katacontainers.pkg.oci.privileged": "true"});
+            let guest = try_translate(spec).unwrap();
+            guest["annotations"]["io.katacontainers.pkg.oci.privileged"].as_str().unwrap().to_owned()
+        };
+        let all = json!(["CAP_SYS_ADMIN", "CAP_MKNOD"]);
+        assert_eq!(mark(json!(["nosuid", "rw"]), json!([]), all.clone()), "true");
+        assert_eq!(mark(json!(["nosuid", "ro"]), json!([]), all.clone()), "false");
+        assert_eq!(mark(json!(["nosuid"]), json!(["/proc/keys"]), all), "false");
+        assert_eq!(mark(json!(["nosuid"]), json!([]), json!(["CAP_MKNOD"])), "false");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use oci_spec::runtime as oci;
-use protocols::agent::CreateContainerRequest;
+use protocols::agent::{CreateContainerRequest, Device};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 pub use open_files::raise as raise_open_files;
@@ -84,13 +84,15 @@ impl Container {
         let decided = guest_spec::Decided {
             root: storage.guest_root.clone(),
             mounts: std::mem::take(&mut storage.mounts),
+            disks: std::mem::take(&mut storage.disks),
             seccomp,
         };
         let hooks = HostHooks::new(&id, bundle, owner.pid, owner.hook_deadline, &owner.ledger);
         let made = async {
             let streams = stdio.open(id.as_str(), &owner.ledger).await?;
             // What cannot be served is refused, whether or not the guest hears of it.
-            let request = create_request(&id, bundle, decided)?;
+            let devices = std::mem::take(&mut storage.devices);
+            let request = create_request(&id, bundle, decided, devices)?;
             let request = (!bundle.only_waits()).then_some(request);
             let hooked = async {
                 hooks.before_create().await?;
@@ -414,6 +416,7 @@ fn create_request(
     id: &ContainerId,
     bundle: &Bundle,
     decided: guest_spec::Decided,
+    devices: Vec<Device>,
 ) -> Result<CreateContainerRequest> {
     let spec = guest_spec::translate(bundle, decided)?;
     let fault = |error: protocols::oci::OciError| Error::invalid(error.to_string());
@@ -426,6 +429,7 @@ fn create_request(
         OCI: wire.into(),
         sandbox_pidns: guest_spec::shares_sandbox_pids(bundle),
         spec_json,
+        devices,
         ..Default::default()
     })
 }

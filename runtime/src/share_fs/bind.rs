@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::{
     error::{Context, Error, Result},
+    idmap::{Depth, IdMap},
     ledger::{Ledger, Resource},
     paths::SharePaths,
 };
@@ -24,6 +25,13 @@ const PASSABLE: u32 = 0o711;
 pub(crate) enum Access {
     ReadOnly,
     ReadWrite,
+}
+
+/// By which numbers the guest knows the owners of a share's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Owners {
+    AsTheyAre,
+    Mapped(IdMap, Depth),
 }
 
 /// Makes `mounts` and its view `shared`.
@@ -52,13 +60,14 @@ pub(super) fn bind(
     source: &Path,
     name: &Path,
     access: Access,
+    owners: &Owners,
     ledger: &Ledger,
 ) -> Result<Vec<Resource>> {
     if name.as_os_str().is_empty() || name.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::internal(format!("{} is no place in the shared tree", name.display())));
     }
     let mut claims = Vec::new();
-    let bound = try_bind(paths, source, name, access, ledger, &mut claims);
+    let bound = try_bind(paths, source, name, access, owners, ledger, &mut claims);
     if let Err(error) = bound {
         for claim in claims.iter().rev() {
             if let Err(error) = ledger.release(claim) {
@@ -75,6 +84,7 @@ fn try_bind(
     source: &Path,
     name: &Path,
     access: Access,
+    owners: &Owners,
     ledger: &Ledger,
     claims: &mut Vec<Resource>,
 ) -> Result<()> {
@@ -87,23 +97,35 @@ fn try_bind(
     let is_dir = fs::metadata(source).with_context(|| "look at the source".to_string())?.is_dir();
     claims.push(make_point(&target, is_dir, ledger)?);
     let recursive = MsFlags::MS_REC;
-    match access {
-        Access::ReadWrite => claims.push(bind_mount(source, &target, recursive, ledger)?),
-        Access::ReadOnly => {
-            // A remount does not propagate to the guest's view, so the mount is made read-only before it gets there.
-            let stage = private(paths).join("stage");
-            let point = make_point(&stage, is_dir, ledger)?;
-            let staged = bind_mount(source, &stage, recursive, ledger)?;
-            let bound = read_only(&stage).and_then(|()| bind_mount(&stage, &target, recursive, ledger));
-            let unstaged = ledger.release(&staged).and_then(|()| ledger.release(&point));
-            claims.push(bound?);
-            unstaged?;
-        }
+    if (access, owners) == (Access::ReadWrite, &Owners::AsTheyAre) {
+        claims.push(bind_mount(source, &target, recursive, ledger)?);
+        return Ok(());
     }
-    Ok(())
+    // What is changed later does not propagate to the guest's view, so the mount is made whole before it gets there.
+    let stage = private(paths).join(name.display().to_string().replace('/', "-"));
+    let point = make_point(&stage, is_dir, ledger)?;
+    let staged = match owners {
+        Owners::AsTheyAre => bind_mount(source, &stage, recursive, ledger)?,
+        Owners::Mapped(map, depth) => {
+            let claim = Resource::Mount { path: stage.clone() };
+            ledger.claim(claim.clone())?;
+            if let Err(error) = map.bind(source, &stage, *depth) {
+                ledger.release(&claim)?;
+                ledger.release(&point)?;
+                return Err(error);
+            }
+            claim
+        }
+    };
+    let ready = if access == Access::ReadOnly { read_only(&stage) } else { Ok(()) };
+    let bound = ready.and_then(|()| bind_mount(&stage, &target, recursive, ledger));
+    let unstaged = ledger.release(&staged).and_then(|()| ledger.release(&point));
+    claims.push(bound?);
+    unstaged
 }
 
-fn private(paths: &SharePaths) -> PathBuf {
+/// A place for mounts that the guest does not see.
+pub(super) fn private(paths: &SharePaths) -> PathBuf {
     paths.root().join("private")
 }
 
@@ -202,16 +224,18 @@ mod tests {
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), "text").unwrap();
 
-        bind(&share, &source, Path::new("c1/rootfs"), Access::ReadWrite, &ledger).unwrap();
+        bind(&share, &source, Path::new("c1/rootfs"), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
+            .unwrap();
         let seen = share.shared().join("c1/rootfs");
         assert_eq!(fs::read_to_string(seen.join("file")).unwrap(), "text");
         fs::write(seen.join("new"), "from the guest").unwrap();
         assert!(source.join("new").exists());
         assert!(fs::write(share.shared().join("new"), "").is_err(), "the view's own layout is read-only");
 
-        bind(&share, &source, Path::new("v1"), Access::ReadOnly, &ledger).unwrap();
+        bind(&share, &source, Path::new("v1"), Access::ReadOnly, &Owners::AsTheyAre, &ledger).unwrap();
         assert!(fs::write(share.shared().join("v1/new"), "").is_err(), "a read-only share is so on the host");
-        bind(&share, &source.join("file"), Path::new("f1"), Access::ReadWrite, &ledger).unwrap();
+        bind(&share, &source.join("file"), Path::new("f1"), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
+            .unwrap();
         assert_eq!(fs::read_to_string(share.shared().join("f1")).unwrap(), "text");
 
         ledger.release_all().unwrap();
@@ -224,13 +248,21 @@ mod tests {
         let Some((root, share, ledger)) = tree() else { return };
         let before = mounts_below(root.path());
         assert!(
-            bind(&share, Path::new("/nonexistent"), Path::new("c1/rootfs"), Access::ReadOnly, &ledger)
-                .is_err()
+            bind(
+                &share,
+                Path::new("/nonexistent"),
+                Path::new("c1/rootfs"),
+                Access::ReadOnly,
+                &Owners::AsTheyAre,
+                &ledger
+            )
+            .is_err()
         );
         assert!(!share.mounts().join("c1").exists());
         for name in ["../x", "/x", "a/../../x", ""] {
             assert!(
-                bind(&share, root.path(), Path::new(name), Access::ReadWrite, &ledger).is_err(),
+                bind(&share, root.path(), Path::new(name), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
+                    .is_err(),
                 "{name}"
             );
         }

@@ -15,12 +15,12 @@ use std::{
 
 use protocols::{agent::Storage, guest};
 
-pub(crate) use bind::Access;
+pub(crate) use bind::{Access, Owners};
 
 use crate::{
     child::Child,
     config::{HypervisorConfig, SharedFs},
-    error::Result,
+    error::{Error, Result},
     ledger::{Ledger, Resource},
     paths::SharePaths,
     vm::{Device, MemoryKind},
@@ -120,6 +120,11 @@ impl ShareFs {
         }
     }
 
+    /// A directory of the sandbox for mounts that the guest does not see.
+    pub fn private(&self) -> PathBuf {
+        bind::private(&self.paths)
+    }
+
     /// The daemon that serves the tree, if there is one.
     pub fn daemon(&self) -> Option<Arc<Child>> {
         match &self.kind {
@@ -130,8 +135,20 @@ impl ShareFs {
 
     /// Makes `source`, a directory or file, visible in the guest as `name`, a relative path. Returns the guest's path
     /// and what was claimed, oldest first.
-    pub fn share(&self, source: &Path, name: &Path, access: Access) -> Result<(PathBuf, Vec<Resource>)> {
-        let claims = bind::bind(&self.paths, source, name, access, &self.ledger)?;
+    pub fn share(
+        &self,
+        source: &Path,
+        name: &Path,
+        access: Access,
+        owners: &Owners,
+    ) -> Result<(PathBuf, Vec<Resource>)> {
+        if let (Kind::NineP { .. }, Owners::Mapped(..)) = (&self.kind, owners) {
+            // QEMU makes files as root, who is nobody on such a mount.
+            return Err(Error::unimplemented(
+                "uidMappings: owners are mapped with shared_fs = \"virtio-fs\" alone",
+            ));
+        }
+        let claims = bind::bind(&self.paths, source, name, access, owners, &self.ledger)?;
         Ok((Path::new(guest::SHARE_DIR).join(name), claims))
     }
 }

@@ -1,13 +1,15 @@
 //! How the root file system and the mounts of a spec reach the guest.
 
+mod disk;
 mod rootfs;
 mod volume;
 
 use std::path::PathBuf;
 
 use oci_spec::runtime::Mount;
-use protocols::guest;
+use protocols::{agent::Device, guest};
 
+pub(crate) use disk::{Disk, allows_all};
 pub use rootfs::RootfsMount;
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     ids::ContainerId,
     ledger::{Ledger, Resource},
     paths::SharePaths,
-    share_fs::{Access, ShareFs},
+    share_fs::{Access, Owners, ShareFs},
 };
 use volume::Route;
 
@@ -27,6 +29,10 @@ pub(crate) struct Storage {
     pub guest_root: PathBuf,
     /// The spec's mounts as the guest is to make them.
     pub mounts: Vec<Mount>,
+    /// What the VM is to have for it.
+    pub disks: Vec<Disk>,
+    /// How the guest is told of them.
+    pub devices: Vec<Device>,
     claims: Vec<Resource>,
     ledger: Ledger,
 }
@@ -34,7 +40,14 @@ pub(crate) struct Storage {
 impl Storage {
     /// That of a container which has nothing to read.
     pub fn none(ledger: &Ledger) -> Self {
-        Self { guest_root: PathBuf::new(), mounts: Vec::new(), claims: Vec::new(), ledger: ledger.clone() }
+        Self {
+            guest_root: PathBuf::new(),
+            mounts: Vec::new(),
+            disks: Vec::new(),
+            devices: Vec::new(),
+            claims: Vec::new(),
+            ledger: ledger.clone(),
+        }
     }
 
     /// Mounts and shares everything. What was made before a failure is released. Blocks.
@@ -64,14 +77,16 @@ impl Storage {
         rootfs: &[RootfsMount],
         share: &ShareFs,
     ) -> Result<()> {
+        self.disks = disk::of_spec(&bundle.spec);
         let root = bundle.rootfs();
-        rootfs::mount_all(rootfs, &root, &self.ledger, &mut self.claims)?;
-        let (guest_root, claims) =
-            share.share(&root, &SharePaths::rootfs_name(id), Access::ReadWrite).context("root.path")?;
+        rootfs::mount_all(rootfs, &root, &share.private().join(id.as_str()), &self.ledger, &mut self.claims)?;
+        let (guest_root, claims) = share
+            .share(&root, &SharePaths::rootfs_name(id), Access::ReadWrite, &Owners::AsTheyAre)
+            .context("root.path")?;
         self.claims.extend(claims);
         self.guest_root = guest_root;
         for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
-            let mount = self.route(id, mount, index, share).with_context(|| {
+            let mount = self.route(id, mount, index, bundle, share).with_context(|| {
                 format!("mounts[{index}] ({} on {})", source(mount).display(), mount.destination().display())
             })?;
             self.mounts.push(mount);
@@ -79,18 +94,32 @@ impl Storage {
         Ok(())
     }
 
-    fn route(&mut self, id: &ContainerId, mount: &Mount, index: usize, share: &ShareFs) -> Result<Mount> {
+    fn route(
+        &mut self,
+        id: &ContainerId,
+        mount: &Mount,
+        index: usize,
+        bundle: &Bundle,
+        share: &ShareFs,
+    ) -> Result<Mount> {
         let mut mount = mount.clone();
         match Route::of(&mount)? {
-            Route::AsIs => {}
-            Route::Shm => {
+            Route::AsIs if !volume::is_pods_memory(&mount, bundle) => {}
+            Route::AsIs | Route::Shm => {
                 mount.set_typ(Some("bind".into()));
                 mount.set_source(Some(guest::SHM_DIR.into()));
                 mount.set_options(Some(vec!["rbind".into()]));
+                // Anybody may write there, whatever numbers it has.
+                mount.set_uid_mappings(None).set_gid_mappings(None);
+            }
+            Route::Disk { major, minor, access } => {
+                let place = mount.destination().clone();
+                self.disks.push(Disk { place, major, minor, read_only: access == Access::ReadOnly });
             }
             Route::Share(access) => {
                 let name = volume::share_name(id, index, mount.destination());
-                let (guest_path, claims) = share.share(&source(&mount), &name, access)?;
+                let owners = volume::owners(&mut mount, bundle.spec.linux().as_ref())?;
+                let (guest_path, claims) = share.share(&source(&mount), &name, access, &owners)?;
                 self.claims.extend(claims);
                 mount.set_typ(Some("bind".into()));
                 mount.set_source(Some(guest_path));

@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::{
     error::{Context, Error, Result},
+    idmap::{Depth, IdMap},
     ledger::{Ledger, Resource},
 };
 
@@ -21,6 +22,8 @@ pub struct RootfsMount {
     pub target: String,
     pub options: Vec<String>,
 }
+
+const LOWER: &str = "lowerdir=";
 
 /// Option words that are flags: (word, flag, whether it sets or clears it).
 const FLAGS: [(&str, MsFlags, bool); 27] = [
@@ -54,10 +57,11 @@ const FLAGS: [(&str, MsFlags, bool); 27] = [
 ];
 
 /// Mounts everything on `root`, which an engine that mounts by itself has done already: then there is nothing in
-/// `mounts`.
+/// `mounts`. `stage` is a place for a mount that is needed meanwhile.
 pub(super) fn mount_all(
     mounts: &[RootfsMount],
     root: &Path,
+    stage: &Path,
     ledger: &Ledger,
     claims: &mut Vec<Resource>,
 ) -> Result<()> {
@@ -73,7 +77,7 @@ pub(super) fn mount_all(
         let claim = Resource::Mount { path: target.clone() };
         ledger.claim(claim.clone())?;
         claims.push(claim);
-        spec.mount(&target).with_context(context)?;
+        spec.mount(&target, stage, ledger).with_context(context)?;
     }
     if !root.is_dir() {
         return Err(Error::invalid(format!("root.path: {} is not a directory", root.display())));
@@ -90,19 +94,63 @@ fn target(root: &Path, below: &str) -> Result<PathBuf> {
 }
 
 impl RootfsMount {
-    fn mount(&self, target: &Path) -> Result<()> {
+    fn mount(&self, target: &Path, stage: &Path, ledger: &Ledger) -> Result<()> {
+        let (plain, map) = self.without_map()?;
+        match map {
+            None => self.mount_plain(target),
+            Some(map) if self.fstype == "overlay" => plain.mount_mapped_overlay(&map, target, stage, ledger),
+            Some(map) => plain.mount_mapped_bind(&map, target),
+        }
+    }
+
+    /// This mount without the words by which containerd 2 has the owners of a snapshot's files mapped, and those.
+    fn without_map(&self) -> Result<(Self, Option<IdMap>)> {
+        let word = |key: &str| self.options.iter().find_map(|option| option.strip_prefix(key));
+        let map = IdMap::of_words(word("uidmap="), word("gidmap="))?;
+        let mut plain = self.clone();
+        plain.options.retain(|option| !option.starts_with("uidmap=") && !option.starts_with("gidmap="));
+        Ok((plain, map))
+    }
+
+    fn mount_mapped_bind(&self, map: &IdMap, target: &Path) -> Result<()> {
+        let (flags, _) = self.parse_options();
+        if !flags.contains(MsFlags::MS_BIND) && !matches!(self.fstype.as_str(), "bind" | "rbind") {
+            return Err(Error::unimplemented("uidmap: is for an overlay or a bind mount alone"));
+        }
+        map.bind(Path::new(&self.source), target, Depth::One)?;
+        remount(target, flags - (MsFlags::MS_BIND | MsFlags::MS_REC))
+    }
+
+    /// The layers below are seen through a mount on `stage` that maps them; what is written goes to the upper one as it is.
+    fn mount_mapped_overlay(&self, map: &IdMap, target: &Path, stage: &Path, ledger: &Ledger) -> Result<()> {
+        let (flags, data) = self.parse_options();
+        let (lower, rest): (Vec<_>, Vec<_>) = data.split(',').partition(|word| word.starts_with(LOWER));
+        let common = lower.first().and_then(|lower| common_parent(lower)).ok_or_else(|| {
+            Error::unimplemented("uidmap: an overlay whose layers have no directory in common")
+        })?;
+        let below = lower[0].replace(&format!("{common}/"), "");
+        let data = [&rest[..], &[&below]].concat().join(",");
+        let (point, mounted) =
+            (Resource::Directory { path: stage.into() }, Resource::Mount { path: stage.into() });
+        ledger.claim(point.clone())?;
+        fs::create_dir(stage).with_context(|| format!("create {}", stage.display()))?;
+        ledger.claim(mounted.clone())?;
+        let made = map
+            .bind(Path::new(&common), stage, Depth::One)
+            .and_then(|()| self.mount_overlay_in(stage, target, flags, &data));
+        // The overlay has copies of its own.
+        let unstaged = ledger.release(&mounted).and_then(|()| ledger.release(&point));
+        made.and(unstaged)
+    }
+
+    fn mount_plain(&self, target: &Path) -> Result<()> {
         let (flags, data) = self.parse_options();
         if flags.contains(MsFlags::MS_BIND) || matches!(self.fstype.as_str(), "bind" | "rbind") {
             let flags =
                 if self.fstype == "rbind" { flags | MsFlags::MS_REC } else { flags } | MsFlags::MS_BIND;
             let binding = flags & (MsFlags::MS_BIND | MsFlags::MS_REC);
             mount(Some(self.source.as_str()), target, None::<&str>, binding, None::<&str>).context("bind")?;
-            let rest = flags - (MsFlags::MS_BIND | MsFlags::MS_REC);
-            if !rest.is_empty() {
-                let remount = rest | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
-                mount(None::<&str>, target, None::<&str>, remount, None::<&str>).context("remount")?;
-            }
-            return Ok(());
+            return remount(target, flags - (MsFlags::MS_BIND | MsFlags::MS_REC));
         }
         if data.len() >= 4096 {
             // One page is the kernel's limit; a deep image's lower directories go past it.
@@ -124,11 +172,17 @@ impl RootfsMount {
                 data.len()
             )));
         }
-        let (source, target, fstype) = (self.source.clone(), target.to_path_buf(), self.fstype.clone());
+        self.mount_overlay_in(Path::new(&common), target, flags, &data)
+    }
+
+    /// Mounts an overlay some of whose directories are written relative to `dir`.
+    fn mount_overlay_in(&self, dir: &Path, target: &Path, flags: MsFlags, data: &str) -> Result<()> {
+        let (source, fstype, data) = (self.source.clone(), self.fstype.clone(), data.to_owned());
+        let (dir, target) = (dir.to_path_buf(), target.to_path_buf());
         // The working directory belongs to the process, so a thread with one of its own makes the mount.
         std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).context("unshare the working directory")?;
-            std::env::set_current_dir(&common).with_context(|| format!("change to {common}"))?;
+            std::env::set_current_dir(&dir).with_context(|| format!("change to {}", dir.display()))?;
             mount(Some(source.as_str()), &target, Some(fstype.as_str()), flags, Some(data.as_str()))
                 .context("mount")
         })
@@ -149,6 +203,15 @@ impl RootfsMount {
         }
         (flags, data.join(","))
     }
+}
+
+/// Gives a bind mount its flags.
+fn remount(target: &Path, flags: MsFlags) -> Result<()> {
+    if flags.is_empty() {
+        return Ok(());
+    }
+    let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>).context("remount")
 }
 
 /// The longest directory in which all directories of overlay options lie.
@@ -184,6 +247,13 @@ mod tests {
             options(&["rbind", "ro"]).parse_options().0,
             MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY
         );
+    }
+
+    #[test]
+    fn the_map_of_a_snapshot_is_no_option_of_its_file_system() {
+        let (plain, map) = options(&["uidmap=0:7:9", "gidmap=0:7:9", "index=off"]).without_map().unwrap();
+        assert_eq!(plain.options, ["index=off"]);
+        assert!(map.is_some() && options(&["ro"]).without_map().unwrap().1.is_none());
     }
 
     #[test]

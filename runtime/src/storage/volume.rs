@@ -7,12 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount};
 
+use super::disk::block_device;
 use crate::{
+    bundle::{Bundle, Role},
     error::{Error, Result},
+    idmap::{Depth, IdMap},
     ids::ContainerId,
-    share_fs::Access,
+    share_fs::{Access, Owners},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(super) enum Route {
     Shm,
     /// A host file or directory.
     Share(Access),
+    /// A block device.
+    Disk { major: i64, minor: i64, access: Access },
 }
 
 impl Route {
@@ -44,13 +49,10 @@ impl Route {
         if !source.is_absolute() {
             return Err(Error::invalid(format!("source: {} is not absolute", source.display())));
         }
-        if is_guests_own(source) {
+        if block_device(source).is_none() && is_guests_own(source) {
             return Ok(Self::AsIs);
         }
         let meta = fs::metadata(source).map_err(|error| Error::invalid(format!("source: {error}")))?;
-        if meta.file_type().is_block_device() {
-            return Err(Error::unimplemented("source: block devices are not served by this version"));
-        }
         if meta.file_type().is_socket() {
             return Err(Error::invalid(format!(
                 "source: {} is a socket of the host, which the guest cannot connect to",
@@ -61,7 +63,42 @@ impl Route {
             Some(option) if option == "ro" => Access::ReadOnly,
             _ => Access::ReadWrite,
         };
-        Ok(Self::Share(access))
+        Ok(match block_device(source) {
+            Some((major, minor)) => Self::Disk { major, minor, access },
+            None => Self::Share(access),
+        })
+    }
+}
+
+/// Whether this is the shared memory of a pod that has no container of its own: containerd's sandbox API has nowhere to keep
+/// one, and names a tmpfs, which on a host each container would have for itself.
+pub(super) fn is_pods_memory(mount: &Mount, bundle: &Bundle) -> bool {
+    let joins_ipc = matches!(bundle.namespace(LinuxNamespaceType::Ipc), Some(Some(_)));
+    mount.destination() == Path::new("/dev/shm")
+        && mount.typ().as_deref() == Some("tmpfs")
+        && matches!(bundle.role, Role::PodContainer { .. })
+        && joins_ipc
+}
+
+/// Takes from a shared mount what it says of its files' owners: the host maps them, and the guest sees the outcome. With the
+/// option alone, they are mapped as those of the container are.
+pub(super) fn owners(mount: &mut Mount, linux: Option<&Linux>) -> Result<Owners> {
+    let mut options = mount.options().clone().unwrap_or_default();
+    let has = |options: &[String], word| options.iter().any(|option| option == word);
+    let (one, all) = (has(&options, "idmap"), has(&options, "ridmap"));
+    options.retain(|option| option != "idmap" && option != "ridmap");
+    let (uids, gids) = (mount.uid_mappings().clone(), mount.gid_mappings().clone());
+    mount.set_options(Some(options)).set_uid_mappings(None).set_gid_mappings(None);
+    let mut map = IdMap::of_spec(uids.as_deref(), gids.as_deref())?;
+    if map.is_none() && (one || all) {
+        let of_container =
+            linux.map(|linux| (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref()));
+        map = of_container.map(|(uids, gids)| IdMap::of_spec(uids, gids)).transpose()?.flatten();
+    }
+    match map {
+        Some(map) => Ok(Owners::Mapped(map, if all { Depth::All } else { Depth::One })),
+        None if one || all => Err(Error::invalid("options: idmap without any uidMappings")),
+        None => Ok(Owners::AsTheyAre),
     }
 }
 
@@ -139,6 +176,36 @@ mod tests {
     fn a_source_that_is_not_there_is_named() {
         assert!(route("/x", "bind", "/nonexistent", &[]).unwrap_err().to_string().starts_with("source: "));
         assert!(route("/x", "bind", "relative", &[]).is_err());
+    }
+
+    #[test]
+    fn the_owners_of_files_are_mapped_as_the_mount_says_or_its_container() {
+        let mount = |extra: serde_json::Value| -> Mount {
+            let mut mount = serde_json::json!({"destination": "/x", "type": "bind", "source": "/s"});
+            mount.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            serde_json::from_value(mount).unwrap()
+        };
+        let mapping = |host: u32| serde_json::json!([{"containerID": 0, "hostID": host, "size": 10}]);
+        let linux: Linux =
+            serde_json::from_value(serde_json::json!({"uidMappings": mapping(5), "gidMappings": mapping(5)}))
+                .unwrap();
+        let map = |number: u32| {
+            let words = format!("0:{number}:10");
+            IdMap::of_words(Some(&words), Some(&words)).unwrap().unwrap()
+        };
+        let own = |options| serde_json::json!({"options": options, "uidMappings": mapping(9), "gidMappings": mapping(9)});
+        for (given, expected) in [
+            (serde_json::json!({"options": ["rbind"]}), Owners::AsTheyAre),
+            (own(["rbind"]), Owners::Mapped(map(9), Depth::One)),
+            (own(["ridmap"]), Owners::Mapped(map(9), Depth::All)),
+            (serde_json::json!({"options": ["idmap"]}), Owners::Mapped(map(5), Depth::One)),
+        ] {
+            let mut mount = mount(given.clone());
+            assert_eq!(owners(&mut mount, Some(&linux)).unwrap(), expected, "{given}");
+            let left = serde_json::to_string(&mount).unwrap();
+            assert!(!left.contains("map") && !left.contains("Mappings"), "{left}");
+        }
+        assert!(owners(&mut mount(serde_json::json!({"options": ["idmap"]})), None).is_err());
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::{error::Result, ledger::Ledger};
 pub use protocols::guest::SERIAL_PORT_NAME;
 
 pub use spec::{
-    Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Nic, Origin, PORTS, VmSize, VmSpec,
+    Boot, Channel, Device, Disk, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Nic, Origin, PORTS, VmSize,
+    VmSpec,
 };
 
 /// A hypervisor backend. Object-safe: the engine never knows which one it has.
@@ -70,6 +71,13 @@ pub trait Vm: Send + Sync {
 
     /// Puts the cable of a network card in, or takes it out.
     async fn connect_network(&self, number: usize, connected: bool) -> Result<()>;
+
+    /// Gives the running guest a disk; where on its PCI bus the guest finds it: slots with slashes between them. The guest may
+    /// have to be told to look.
+    async fn add_disk(&self, disk: Disk) -> Result<String>;
+
+    /// Takes a disk away. On an error the guest may have it still.
+    async fn remove_disk(&self, number: usize) -> Result<()>;
 
     /// Ends the VM and its helper processes; orderly if it answers, by force within a bounded time if not.
     /// Idempotent.

@@ -121,6 +121,16 @@ pub struct Nic {
     pub queues: Arc<[OwnedFd]>,
 }
 
+/// A disk of the host's that the guest is given while it runs.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Which of the VM's it is; no number is used twice.
+    pub number: usize,
+    /// The block device, open.
+    pub device: Arc<OwnedFd>,
+    pub read_only: bool,
+}
+
 /// How bytes reach the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
