@@ -24,7 +24,7 @@ async fn assert_nothing_is_left(ground: impl Ground, wanted: impl Fn(&Point, Fau
     let problems = matrix.problems();
     assert!(problems.is_empty(), "{} of {}:\n{}", problems.len(), matrix.runs(), problems.join("\n"));
     let missed = matrix.runs() - matrix.fired();
-    assert!(missed * 10 < matrix.runs(), "{missed} of {} faults did not come", matrix.runs());
+    assert!(missed * 5 < matrix.runs(), "{missed} of {} faults did not come", matrix.runs());
     matrix
 }
 
@@ -48,11 +48,11 @@ async fn nothing_is_left_whatever_goes_wrong_at_whatever_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_real_vms_either() {
     let Some(env) = environment() else { return };
-    let real = Real::start(env, Path::new(env!("CARGO_BIN_EXE_faulty-shim")), &[]);
+    let real = Real::start(env, Path::new(env!("CARGO_BIN_EXE_faulty-shim")));
     // Each fault at every so manieth point, and each at others.
     let sample = |point: &Point, fault: Fault| {
         let place = point.to_string().bytes().fold(0, |sum: usize, byte| sum * 31 % 9973 + usize::from(byte));
-        fault != Fault::VsockKilled && (place + fault as usize * 7) % 60 == 0
+        (place + fault as usize * 7).is_multiple_of(40)
     };
     assert_nothing_is_left(real, sample).await;
 }

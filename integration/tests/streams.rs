@@ -109,7 +109,7 @@ async fn a_logger_that_cannot_be_is_an_error_and_leaves_nothing() {
     for (uri, kind, words) in [
         ("binary:///no/such/logger", ErrorKind::NotFound, "no such program"),
         ("binary://logger", ErrorKind::InvalidArgument, "absolute path"),
-        ("ftp://host/file", ErrorKind::Unimplemented, "use fifo, file or binary"),
+        ("ftp://host/file", ErrorKind::Unimplemented, "use fifo, pipe, file or binary"),
     ] {
         let stdio = Stdio { stdout: uri.into(), ..Stdio::default() };
         let refused = engine.sandbox.create_container(workshop.container("c1", "true", stdio)).await;

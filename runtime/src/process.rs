@@ -23,6 +23,8 @@ const NEWS_OF_DEATH: Duration = Duration::from_secs(5);
 const STRAGGLERS: Duration = Duration::from_millis(500);
 /// What a process that could not be waited for is said to have returned.
 const UNKNOWN_EXIT: u32 = 255;
+/// From the loss of the guest to the records of its processes' ends: what a QEMU takes to die.
+const GUEST_END: Duration = Duration::from_secs(10);
 const SIGINT: u32 = 2;
 pub(crate) const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
@@ -174,7 +176,15 @@ impl Process {
     async fn signal(&self, signal: u32, scope: SignalScope) -> Result<()> {
         self.check_alive()?;
         let Some(waiting) = &self.waiting else {
-            return self.agent.signal(&self.guest, signal, scope).await;
+            let sent = self.agent.signal(&self.guest, signal, scope).await;
+            let lost = sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
+            if lost
+                && signal == SIGKILL
+                && timeout(GUEST_END, self.wait()).await.is_ok_and(|exit| exit.is_ok())
+            {
+                return Ok(()); // The guest ended meanwhile, and killed it with that.
+            }
+            return sent;
         };
         // Kubernetes' pause ends in order on the second two, and being a first process hears no others.
         let code = match signal {

@@ -23,7 +23,7 @@ const CRATES: [(&str, &[&str]); 7] = [
     ("tools", &[]),
 ];
 /// What a backend may use of the engine.
-const BACKEND_MAY: [&str; 6] = ["vm", "ledger", "config", "error", "child", "ids"];
+const BACKEND_MAY: [&str; 7] = ["vm", "ledger", "config", "error", "child", "fault", "ids"];
 /// Words that the engine must not know outside its configuration.
 const ENGINE_MUST_NOT: [&str; 2] = ["qemu", "containerd"];
 

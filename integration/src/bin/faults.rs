@@ -1,4 +1,4 @@
-//! The matrix of faults as a table: `faults [vm] [FAULT|POINT]…`, over the fake VM, or over real ones. A word is a fault's
+//! The matrix of faults as a table: `faults fake|vm [FAULT|POINT]…`, over the fake VM, or over real ones. A word is a fault's
 //! name, or the beginning of a point's.
 
 use std::{env, process::ExitCode, sync::Arc};
@@ -20,10 +20,17 @@ async fn main() -> ExitCode {
     let program = env::current_exe().expect("this program has a path");
     match words.first().map(String::as_str) {
         Some("vm") => {
-            let real = Real::start(env, &program.with_file_name("faulty-shim"), &[]);
+            let real = Real::start(env, &program.with_file_name("faulty-shim"));
             show(real, &words.split_off(1)).await
         }
-        _ => show(Fake::new(&program.with_file_name("fake-shim"), env.setting("virtio_fs_daemon")), &words).await,
+        Some("fake") => {
+            let fake = Fake::new(&program.with_file_name("fake-shim"), env.setting("virtio_fs_daemon"));
+            show(fake, &words.split_off(1)).await
+        }
+        _ => {
+            eprintln!("usage: faults fake|vm [FAULT|POINT]...");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use nix::{
     unistd::Pid,
 };
 
-use super::place::GUEST_MARK;
-
+/// In the environment of what would be in the guest, with the run's folder.
+pub const GUEST_MARK: &str = "FAULTS_GUEST";
 /// For processes that are dying.
 const LAST_BREATH: Duration = Duration::from_secs(5);
 

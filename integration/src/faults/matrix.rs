@@ -1,11 +1,6 @@
 //! A life for each point and each fault: the table of how each went, and what should not be.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 

@@ -10,10 +10,11 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{host::Leftovers, plan::Plan};
+use super::{
+    host::{GUEST_MARK, Leftovers},
+    plan::Plan,
+};
 
-/// In the environment of what would be in the guest, with the run's folder.
-pub const GUEST_MARK: &str = "FAULTS_GUEST";
 /// The container, and its sandbox.
 pub const ID: &str = "c1";
 

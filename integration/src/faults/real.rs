@@ -36,8 +36,8 @@ pub struct Real {
 }
 
 impl Real {
-    /// With the shim at `program`; `changes` are made to the configuration.
-    pub fn start(env: Environment, program: &Path, changes: &[(&str, String)]) -> Self {
+    /// With the shim at `program`, and a VM that has all the helpers there are.
+    pub fn start(env: Environment, program: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("kf.").tempdir_in("/run").expect("make a folder");
         let (programs, faults) = (dir.path().join("bin"), dir.path().join("faults"));
         for made in [&programs, &faults] {
@@ -45,7 +45,8 @@ impl Real {
         }
         symlink(program, programs.join("containerd-shim-kata-v2")).expect("link the shim");
         let env = env.with_programs(programs).with_variable("KATA_FAULTS", faults.clone());
-        let kata = Runtime::Kata(env.configuration_with(dir.path(), "faults", changes));
+        let channel = ("agent_channel", "agent_channel = \"vhost-user-vsock\"".to_owned());
+        let kata = Runtime::Kata(env.configuration_with(dir.path(), "faults", &[channel]));
         let plan = Plan::in_dir(faults);
         plan.set_patience(PATIENCE);
         let containerd = Containerd::start(&env, None);
@@ -127,7 +128,12 @@ impl Ground for Real {
         // The first one makes the template.
         for _ in 0..2 {
             self.plan.clear();
-            assert_eq!(self.one_life(), (Outcome::Whole, Vec::new()), "without a fault: {}", self.containerd.log());
+            assert_eq!(
+                self.one_life(),
+                (Outcome::Whole, Vec::new()),
+                "without a fault: {}",
+                self.containerd.log()
+            );
         }
         self.plan.passed()
     }

@@ -30,7 +30,7 @@ fn nothing_is_left(paths: &Paths, id: &SandboxId) {
 #[tokio::test]
 async fn what_lies_under_its_paths_goes_whatever_the_record_says() {
     let upstreams = r#"{"PersistVersion":2,"State":"running","SandboxContainer":"s1",
-        "HypervisorState":{"Type":"qemu","Pid":1,"VirtiofsDaemonPid":1},"Config":{"HypervisorType":"qemu"}}"#;
+        "HypervisorState":{"Pid":1,"VirtiofsDaemonPid":1}}"#;
     let torn = r#"{"PersistVersion":2,"kata_rs":{"owner":{"pid":1,"#;
     for text in [None, Some(""), Some(torn), Some("42"), Some("\0\0\0\0"), Some(upstreams)] {
         let (_root, paths, id) = place();
@@ -48,7 +48,7 @@ async fn what_lies_under_its_paths_goes_whatever_the_record_says() {
 async fn a_record_that_cannot_be_read_is_left_alone_while_its_paths_are_used() {
     let (_root, paths, id) = place();
     sandbox(&paths, &id, Some("{"));
-    let argument = format!("{}/qmp.sock,server=on", paths.vm(&id).display());
+    let argument = format!("{}/monitor.sock,server=on", paths.vm(&id).display());
     let script = "read line"; // So that the argument stays the shell's.
     let mut user = std::process::Command::new("sh")
         .args(["-c", script, argument.as_str()])
@@ -78,7 +78,7 @@ async fn a_record_of_an_earlier_boot_claims_no_process_of_this_one() {
     record.own.boot = "another".into();
     let store = StateStore::create(&paths.sandbox(&id), record).unwrap();
     let ledger = Ledger::new(Arc::new(store));
-    ledger.claim(Resource::Process { id: unlucky, role: "qemu".into() }).unwrap();
+    ledger.claim(Resource::Process { id: unlucky, role: "hypervisor".into() }).unwrap();
     assert!(cleanup(&paths, &id).await.unwrap());
     nothing_is_left(&paths, &id);
     assert!(bystander.try_wait().unwrap().is_none(), "it is nobody's business");

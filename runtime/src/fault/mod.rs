@@ -28,7 +28,8 @@ pub fn point(_group: &str, _step: &str, _side: Side) -> Result<()> {
 /// Passes the point `group.step.side`. An error is what the test wants the step to end with.
 #[cfg(feature = "faults")]
 pub fn point(group: &str, step: &str, side: Side) -> Result<()> {
-    plan::pass(group, step, side)
+    let side = if side == Side::Before { "before" } else { "after" };
+    plan::pass(&format!("{group}.{step}.{side}"), step)
 }
 
 /// Tells of a helper process, which a test may kill.

@@ -1,13 +1,9 @@
 //! Asks the guest from time to time whether it still answers: one that has stopped holds processes that nobody can end.
 
-use std::{
-    sync::{Arc, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use super::Sandbox;
 use crate::{agent::AgentClient, error::ErrorKind, fault};
 
 /// From one question to the next. A guest in which all is well is woken so often, and no more.
@@ -15,15 +11,14 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// When the guest's end is why it does not answer, the end is known by then.
 const NEWS_OF_DEATH: Duration = Duration::from_secs(1);
 
-/// Returns, with the reason, when the guest has not answered for as long as the configuration gives it.
-pub(super) async fn silence(agent: Arc<AgentClient>, sandbox: Weak<Sandbox>) -> String {
+/// Returns, with the reason, when the guest has not answered for as long as the configuration gives it. One that `rests`
+/// is not asked.
+pub(super) async fn silence(agent: Arc<AgentClient>, rests: impl Fn() -> bool) -> String {
     loop {
         sleep(fault::patience(INTERVAL)).await;
-        let Some(sandbox) = sandbox.upgrade() else { return "nobody owns it any more".into() };
-        if sandbox.resting.load(Ordering::Relaxed) {
+        if rests() {
             continue;
         }
-        drop(sandbox);
         let Err(error) = agent.check().await else { continue };
         // Anything else is an answer.
         if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) {

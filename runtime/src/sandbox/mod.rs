@@ -190,7 +190,11 @@ impl Sandbox {
                 }
                 let daemon = self.share.daemon().map(|daemon| daemon.exited());
                 let sandbox = Arc::downgrade(self);
-                let silence = health::silence(agent, sandbox.clone());
+                let rests = {
+                    let sandbox = sandbox.clone();
+                    move || sandbox.upgrade().is_none_or(|sandbox| sandbox.resting.load(Ordering::Relaxed))
+                };
+                let silence = health::silence(agent, rests);
                 *lock(&self.monitor) = Some(tokio::spawn(async move {
                     let reason = monitor::first_end(exited, daemon, silence).await;
                     if let Some(sandbox) = sandbox.upgrade() {
