@@ -308,6 +308,24 @@ fn cri_o_is_told_what_its_manual_knows() {
 }
 
 #[test]
+fn annotations_of_pods_are_on_the_page() {
+    let page = text(&repository().join("docs/kubernetes.md"));
+    let mut count = 0;
+    for (file, pod) in all::<Pod>() {
+        for name in pod.metadata.annotations.unwrap_or_default().into_keys() {
+            let setting =
+                name.strip_prefix("io.katacontainers.config.").and_then(|rest| rest.split_once('.'));
+            let (table, key) = setting.unwrap_or_else(|| panic!("{file}: {name}"));
+            let (table, key) = (format!("| `{table}.`: "), format!("`{key}`"));
+            let mut rows = page.lines().filter(|line| line.starts_with(&table));
+            assert!(rows.any(|line| line.contains(&key)), "{file}: {name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count}");
+}
+
+#[test]
 fn tables_of_the_page_are_toml() {
     for block in blocks("kubernetes.md", "toml") {
         block.parse::<toml::Table>().unwrap_or_else(|error| panic!("{error}:\n{block}"));

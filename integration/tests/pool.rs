@@ -158,7 +158,19 @@ fn a_start_takes_a_ready_vm_and_the_pool_is_filled_again() {
     let start = factory.good_start(&other, "other");
     assert_eq!(phases(&start.log, "adopt"), 0, "{}", start.log);
 
-    let last = pool.wait_until_full(2);
+    // Nor is what annotations ask for.
+    let mut last = pool.wait_until_full(2);
+    let id = factory.id("annotated");
+    let options = ["--annotation", "io.katacontainers.config.runtime.disable_guest_seccomp=false"];
+    let annotated = factory.containerd.run(&kata, &options, &id, &["echo", "works"], b"");
+    assert_eq!(annotated.text(), "works\n", "{}", annotated.stderr);
+    factory.containerd.assert_gone(&id);
+    assert_eq!(phases(&factory.log(&id), "adopt"), 0, "{}", factory.log(&id));
+    let mut ready = pool.ready();
+    last.sort_unstable();
+    ready.sort_unstable();
+    assert_eq!(ready, last, "all still wait");
+
     pool.signal(Signal::SIGTERM);
     assert_all_gone(&[first, second, last].concat());
     assert_eq!(pool.ready(), [0u32; 0]);

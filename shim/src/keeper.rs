@@ -108,9 +108,10 @@ impl Keeper {
 
     async fn make(&self, id: &SandboxId, bundle: &Bundle, config: Option<&Path>) -> Result<Arc<Sandbox>> {
         let began = Instant::now();
-        let config = Config::find(config)?;
+        let annotations = bundle.spec.annotations().iter().flatten();
+        let (config, ignored) = Config::find(config)?.annotated(annotations)?;
         self.setup.log_level.apply(&config.runtime);
-        for warning in &config.warnings {
+        for warning in config.warnings.iter().chain(&ignored) {
             tracing::warn!(file = %config.path.display(), warning, "configuration");
         }
         phase("config", began);

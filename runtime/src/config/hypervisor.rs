@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use regex::Regex;
 use serde::Deserialize;
 
-use super::factory::FactoryTable;
+use super::{factory::FactoryTable, patterns};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -152,7 +153,7 @@ impl Default for HypervisorConfig {
 }
 
 /// The least memory with which a guest of ours boots.
-const LEAST_MEMORY_MIB: u64 = 64;
+pub(super) const LEAST_MEMORY_MIB: u64 = 64;
 
 impl HypervisorConfig {
     /// Refuses values with which no VM can start, naming key and remedy.
@@ -202,6 +203,25 @@ impl HypervisorConfig {
         }
         if self.msize_9p < 4096 {
             return key("msize_9p", format!("{} is below 4096", self.msize_9p));
+        }
+        self.check_patterns()
+    }
+
+    fn check_patterns(&self) -> Result<()> {
+        let globs = [
+            ("valid_hypervisor_paths", &self.valid_hypervisor_paths),
+            ("valid_virtio_fs_daemon_paths", &self.valid_virtio_fs_daemon_paths),
+            ("valid_entropy_sources", &self.valid_entropy_sources),
+        ];
+        let globs = globs.into_iter().flat_map(|(name, list)| {
+            list.iter().map(move |glob| (name, glob, patterns::of_glob(glob).map(drop)))
+        });
+        let names = self.enable_annotations.iter();
+        let names = names.map(|name| ("enable_annotations", name, Regex::new(name).map(drop)));
+        for (name, pattern, compiled) in globs.chain(names) {
+            compiled.map_err(|error| {
+                Error::invalid(format!("hypervisor.qemu.{name}: {pattern:?} is no pattern: {error}"))
+            })?;
         }
         Ok(())
     }

@@ -3,9 +3,11 @@
 //! Both upstream dialects' keys are accepted. A key nobody knows is a warning with file and line; a key that is known
 //! but not served here is an error unless it stands at a harmless value: nothing is silently ignored.
 
+mod annotations;
 mod factory;
 mod file;
 mod hypervisor;
+mod patterns;
 mod tables;
 mod unserved;
 
@@ -38,6 +40,11 @@ pub struct Config {
     pub factory: FactoryConfig,
     /// What the operator should know: keys nobody reads. For the log.
     pub warnings: Vec<String>,
+    /// Whether the annotations of a sandbox ask for a VM that is not like its clones: a template of it would be for few,
+    /// and whoever writes pods could fill the host with them.
+    pub template_of_its_own: bool,
+    /// `default_vcpus` and `default_memory` of the file.
+    sizes: (f64, u64),
 }
 
 impl Config {
@@ -74,6 +81,8 @@ impl Config {
             agent.create_container_timeout.max(tables.runtime.create_container_timeout);
         let config = Self {
             path,
+            template_of_its_own: false,
+            sizes: (tables.hypervisor.qemu.default_vcpus, tables.hypervisor.qemu.default_memory),
             factory: FactoryConfig::of(tables.factory, std::mem::take(&mut tables.hypervisor.qemu.factory)),
             hypervisor: tables.hypervisor.qemu,
             agent: tables.agent.kata,
@@ -83,6 +92,12 @@ impl Config {
         let checked = config.hypervisor.check().and_then(|()| config.check_templates());
         checked.map_err(|error| error.context(format!("configuration {}", config.path.display())))?;
         Ok(config)
+    }
+
+    /// What templates are made of: a clone grows from the file's size to that of a sandbox's annotations.
+    pub fn templates_hypervisor(&self) -> HypervisorConfig {
+        let (default_vcpus, default_memory) = self.sizes;
+        HypervisorConfig { default_vcpus, default_memory, ..self.hypervisor.clone() }
     }
 
     /// Refuses what is asked for and cannot be.
@@ -160,6 +175,11 @@ mod tests {
             ("default_vcpus", HypervisorConfig { default_vcpus: f64::NAN, ..good() }),
             ("virtio_fs_queue_size", HypervisorConfig { virtio_fs_queue_size: 1000, ..good() }),
             ("msize_9p", HypervisorConfig { msize_9p: 1, ..good() }),
+            ("enable_annotations", HypervisorConfig { enable_annotations: vec!["(".into()], ..good() }),
+            (
+                "valid_hypervisor_paths",
+                HypervisorConfig { valid_hypervisor_paths: vec!["[".into()], ..good() },
+            ),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.starts_with(&format!("hypervisor.qemu.{key}: ")), "{error}");

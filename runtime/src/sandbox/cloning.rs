@@ -80,7 +80,7 @@ impl Sandbox {
             return Ok(None);
         }
         let host = boot::Host::look();
-        let size = template_size(&config.hypervisor, host.cpus, host.memory);
+        let size = template_size(&config.templates_hypervisor(), host.cpus, host.memory);
         let Some(growth) = growth(size, wanted.size) else {
             tracing::debug!("no template can grow to the size of this VM");
             return Ok(None);
@@ -142,6 +142,10 @@ impl Sandbox {
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "this template is not used, a new one is made"),
+        }
+        if self.setup.config.template_of_its_own {
+            tracing::debug!("no template for what annotations ask for: this VM is booted");
+            return Ok(None);
         }
         let (templates, memory) = (plan.templates.clone(), plan.size.memory.bytes());
         let Some(draft) = blocking(move || templates.begin(memory)).await? else {

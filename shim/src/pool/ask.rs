@@ -9,6 +9,7 @@ use std::{
 };
 
 use runtime::{
+    bundle::Bundle,
     config::Config,
     error::{Context, Error, Result},
 };
@@ -27,16 +28,22 @@ pub struct Taken {
 }
 
 /// Asks for a standby for the sandbox `id`; `None` if none is kept, none is ready, or none fits.
-pub fn take(request: &Request, id: &str, bundle: &Path, address: &Address) -> Option<Taken> {
+pub fn take(request: &Request, id: &str, dir: &Path, bundle: &Bundle, address: &Address) -> Option<Taken> {
     // A configuration with a fault is reported by the server.
     let config = Config::find(request.config.as_deref().map(Path::new)).ok()?;
     if config.factory.vm_cache_number == 0 {
         return None;
     }
+    // A standby's VM is as the file says.
+    let annotations = bundle.spec.annotations().iter().flatten();
+    if !config.clone().annotated(annotations).is_ok_and(|(annotated, _)| annotated == config) {
+        tracing::debug!("annotations ask for something else than a standby");
+        return None;
+    }
     let wanted = Wanted {
         namespace: request.namespace.clone(),
         id: id.to_owned(),
-        bundle: bundle.to_owned(),
+        bundle: dir.to_owned(),
         address: address.to_string(),
         ttrpc_address: request.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok()),
         debug: request.debug,

@@ -46,7 +46,7 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
         return request.reply(&address);
     }
-    if let Some(standby) = pool::take(&request, sandbox.as_str(), &dir, &address) {
+    if let Some(standby) = pool::take(&request, sandbox.as_str(), &dir, &bundle, &address) {
         settle(&request, standby.processes())?;
         write_file(&dir.join(PID_FILE), &standby.pid().to_string())?;
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
