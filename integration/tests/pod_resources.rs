@@ -359,9 +359,7 @@ fn is_grouped_by(release: &str, handler: &str) {
     let mut pod_config = kubelet.pod("grouped");
     pod_config.linux.as_mut().unwrap().cgroup_parent = format!("/{}", parent.name);
     for killed in [false, true] {
-        let began = Instant::now();
         let pod = kubelet.run_pod(handler, &pod_config).unwrap();
-        println!("a pod in a group of its own: {:?}", began.elapsed());
         let container = kubelet.run(&pod, &kubelet.script("main", "exec sleep 1000"), &pod_config).unwrap();
         let mut ours = vec![kubelet.shim_of(&pod), kubelet.vm_of(&pod)];
         let daemons = processes()
@@ -440,18 +438,10 @@ fn tells_of_pods(release: &str, handler: &str) {
 }
 
 #[test]
-fn containerd_1_7_tells_of_pods() {
-    tells_of_pods("1.7", KATA);
-}
-
-#[test]
-fn containerd_2_tells_of_pods() {
-    tells_of_pods("2", KATA);
-}
-
-#[test]
-fn containerd_2_tells_of_pods_without_a_container_of_their_own() {
-    tells_of_pods("2", KATA_SANDBOX);
+fn containerd_tells_of_pods_and_their_containers() {
+    for (release, handler) in [("1.7", KATA), ("2", KATA), ("2", KATA_SANDBOX)] {
+        tells_of_pods(release, handler);
+    }
 }
 
 /// How many files a process has open, and its memory in KiB.
@@ -465,6 +455,7 @@ fn held(pid: i32) -> (usize, u64) {
 
 /// Probes that are under way together.
 const AT_A_TIME: usize = 4;
+const ROUNDS: usize = 5;
 
 #[test]
 fn probes_leave_nothing_behind() {
@@ -487,15 +478,19 @@ fn probes_leave_nothing_behind() {
     probe(40);
     let (before, guest) = (held(shim), available().expect("a number"));
     let began = Instant::now();
-    probe(400);
-    println!("400 probes: {:?}", began.elapsed());
+    let mut memory = vec![before.1];
+    for _ in 0..ROUNDS {
+        probe(80);
+        memory.push(held(shim).1);
+    }
+    println!("{} probes: {:?}, the shim's KiB {memory:?}", 80 * ROUNDS, began.elapsed());
     // A connection may close a moment later.
     kubelet.containerd.wait_for("no more open files than before", || held(shim).0 <= before.0);
-    let after = held(shim);
-    println!("shim: {before:?} {after:?}");
-    assert!(after.1 < before.1 + 1024, "{before:?} {after:?}");
+    // What is lost is lost each time; the allocator takes more only now and then.
+    let steps = memory.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+    let least = steps.min().expect("rounds");
+    assert!(least < 256, "at least {least} KiB in each round: {memory:?}");
     let lost = guest - available().expect("a number");
-    println!("guest: {lost} KiB less");
     assert!(lost < 4096, "the guest lost {lost} KiB");
     kubelet.remove_pod(&pod).unwrap();
     kubelet.containerd.assert_gone(&pod);

@@ -85,15 +85,17 @@ fn containers_of_a_pod_see_each_others_processes_if_it_says_so() {
             container
         });
         let exec = |script: &str| kubelet.exec(&second, script, 10).unwrap().1;
-        assert_eq!(exec("cat /proc/1/comm"), seen);
-        let sleepers = exec("grep -lsz '^4242$' /proc/[0-9]*/cmdline | wc -l");
-        assert_eq!(sleepers, if mode == NamespaceMode::Pod { "2\n" } else { "1\n" });
+        // A start has returned when the program is about to run.
+        kubelet.containerd.wait_for("the programs to run", || exec("cat /proc/1/comm") == seen);
+        let sleepers = if mode == NamespaceMode::Pod { "2\n" } else { "1\n" };
+        let count = "grep -lsz '^4242$' /proc/[0-9]*/cmdline | wc -l";
+        kubelet.containerd.wait_for("all that are seen", || exec(count) == sleepers);
 
         // The others live on without it.
         kubelet.stop_container(&first, 0).unwrap();
         assert_eq!(kubelet.container_status(&first).unwrap().exit_code, 137);
         assert_eq!(exec("echo there"), "there\n");
-        assert_eq!(exec("grep -lsz '^4242$' /proc/[0-9]*/cmdline | wc -l"), "1\n");
+        assert_eq!(exec(count), "1\n");
         kubelet.remove_pod(&pod).unwrap();
         kubelet.containerd.assert_gone(&pod);
     }

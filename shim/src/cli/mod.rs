@@ -5,6 +5,7 @@
 
 mod attend;
 mod check;
+mod cleanup;
 mod client;
 mod clock;
 mod console;
@@ -133,6 +134,8 @@ enum Command {
     /// Print all settings and versions
     #[command(alias = "kata-env")]
     Env(env::Env),
+    /// List what sandboxes hold whose owners are dead, and take it away
+    Cleanup(cleanup::Cleanup),
     /// Templates, of which new VMs are clones
     #[command(subcommand)]
     Factory(factory::Command),
@@ -212,6 +215,7 @@ impl Cli {
             Command::Features => printed(Ok(format!("{:#}\n", features::features()))),
             Command::Check(check) => done(check.run(global)),
             Command::Env(env) => printed(env.run(global)),
+            Command::Cleanup(cleanup) => printed(cleanup.run()),
             Command::Serve(serve) => done(serve.run(global.debug)),
             Command::Factory(command) => {
                 let config = Config::find(global.config.as_deref())?;
