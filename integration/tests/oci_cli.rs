@@ -403,7 +403,10 @@ fn whatever_is_killed_a_forced_delete_leaves_nothing() {
         assert_eq!(ended(&mut child), Some(137), "{victim}");
         if victim == "all" {
             let listed = cli.run(&["cleanup", &id]).good();
-            assert!(listed.contains(&format!("{id}: has no owner")) && listed.contains("mount /run"), "{listed}");
+            assert!(
+                listed.contains(&format!("{id}: has no owner")) && listed.contains("mount /run"),
+                "{listed}"
+            );
             let done = cli.run(&["cleanup", "--yes", &id]).good();
             assert!(done.contains(&format!("{id}: cleaned up")), "{done}");
             assert!(cli.run(&["cleanup", &id]).good().contains("nothing is left"));
