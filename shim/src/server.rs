@@ -87,18 +87,22 @@ pub fn run(flags: &Flags) -> Result<()> {
         log_level: logging::init(Path::new(bundle), flags.debug),
         reserve: None,
     };
-    executor()?.block_on(serve_on(listener, served))
+    run_to_end(serve_on(listener, served))
 }
 
-/// What runs the tasks of a server, with as many open files as it may have.
-pub(crate) fn executor() -> Result<tokio::runtime::Runtime> {
+/// Does what this process is for, with as many open files as it may have.
+pub(crate) fn run_to_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime::container::raise_open_files();
-    tokio::runtime::Builder::new_multi_thread()
+    let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .enable_all()
         .build()
-        .context("start the executor")
+        .context("start the executor")?;
+    let done = executor.block_on(work);
+    // Everything is given back. What still waits, in a thread of its own, has nothing to wait for, and must not keep us.
+    executor.shutdown_background();
+    done
 }
 
 /// Serves until the end, with everything that the process needs for it.

@@ -120,7 +120,9 @@ impl Create {
         let Ends { streams, console, terminal } =
             Ends::open(has_terminal(bundle), console_size(bundle), mode, self.console_socket.as_deref())?;
         let network = network(bundle, config);
-        let role = Role { container: &self.id, exec: None, network, console };
+        // One that is not there is refused by the server.
+        let rootfs = Some(bundle.rootfs()).filter(|rootfs| rootfs.is_dir());
+        let role = Role { container: &self.id, exec: None, network, rootfs, console };
         let mut stand_in = StandIn::start(home, role, &streams)?;
         let client = Client::connect(home, &self.id)?;
         client.create(request(&self.id, bundle, &streams, stand_in.process))?;

@@ -56,7 +56,7 @@ impl Serve {
             log_level,
             reserve: None,
         }));
-        server::executor()?.block_on(async {
+        server::run_to_end(async {
             tokio::select! {
                 served = server::serve(listener, keeper.clone(), IDLE) => served,
                 broken = attend(stand_ins, keeper.clone()) => broken,

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -60,6 +60,8 @@ pub struct Role<'a> {
     pub container: &'a str,
     pub exec: Option<&'a str>,
     pub network: Network,
+    /// What it is to see as its root directory, in place of the host's.
+    pub rootfs: Option<PathBuf>,
     /// Its terminal, if one was made for it.
     pub console: Option<OwnedFd>,
 }
@@ -72,6 +74,7 @@ impl StandIn {
         let copies = streams.copies.iter().map(|copied| Ok((copied.stream, bequeath(&copied.pipe)?)));
         let options = Options {
             network: role.network,
+            rootfs: role.rootfs,
             terminal: streams.terminal,
             console: role.console.is_some(),
             control: bequeath(&control)?,

@@ -46,7 +46,7 @@ const LINE_LIMIT: u64 = 64 << 10;
 /// until then. The configuration is that of KATA_CONF_FILE.
 pub fn run() -> Result<()> {
     let _ = setsid(); // What is sent to the terminal is not for a server; fails only if it is done.
-    server::executor()?.block_on(async {
+    server::run_to_end(async {
         let config = Config::find(None)?;
         let (events, receiver) = mpsc::unbounded_channel();
         let sandbox = make(config, events.clone()).await?;

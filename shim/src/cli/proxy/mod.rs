@@ -8,6 +8,7 @@
 
 mod copies;
 mod options;
+mod root;
 
 use std::{
     fs::File,
@@ -101,6 +102,7 @@ fn prepare(options: &Options) -> Result<SignalFd> {
         Network::New => unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?,
         Network::Path(path) => join(path)?,
     }
+    options.rootfs.as_deref().map_or(Ok(()), root::enter)?;
     Ok(signals)
 }
 

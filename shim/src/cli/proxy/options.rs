@@ -23,6 +23,8 @@ pub enum Network {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     pub network: Network,
+    /// The container's root file system, which is to be all that it sees of the host's files.
+    pub rootfs: Option<PathBuf>,
     /// The process has a terminal: the stand-in's standard streams.
     pub terminal: bool,
     /// It is a terminal of its own, which was made for it.
@@ -43,6 +45,9 @@ pub fn words(options: &Options, name: &[&str]) -> Vec<OsString> {
         Network::New => words.push("--new-network".into()),
         Network::Path(path) => words.extend(["--network".into(), path.into()]),
     }
+    if let Some(rootfs) = &options.rootfs {
+        words.extend(["--rootfs".into(), rootfs.into()]);
+    }
     for (word, is_set) in [("--terminal", options.terminal), ("--console", options.console)] {
         words.extend(is_set.then(|| word.into()));
     }
@@ -59,6 +64,7 @@ impl Options {
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let mut options = Self {
             network: Network::Host,
+            rootfs: None,
             terminal: false,
             console: false,
             control: -1,
@@ -74,6 +80,7 @@ impl Options {
             match word.as_str() {
                 "--new-network" => options.network = Network::New,
                 "--network" => options.network = Network::Path(Path::new(&value()?).into()),
+                "--rootfs" => options.rootfs = Some(value()?.into()),
                 "--terminal" => options.terminal = true,
                 "--console" => options.console = true,
                 "--control" => options.control = number(value()?)?,
@@ -100,6 +107,7 @@ mod tests {
         for network in [Network::Host, Network::New, Network::Path("/proc/7/ns/net".into())] {
             let options = Options {
                 network,
+                rootfs: Some("/bundle/rootfs".into()),
                 terminal: true,
                 console: false,
                 control: 7,
