@@ -401,19 +401,28 @@ fn whatever_is_killed_a_forced_delete_leaves_nothing() {
         assert!(pids.iter().filter(|pid| kill(pid)).count() > 0);
         // The command in the foreground hears of it, whichever it was.
         assert_eq!(ended(&mut child), Some(137), "{victim}");
-        if victim == "all" {
-            let listed = cli.run(&["cleanup", &id]).good();
-            assert!(
-                listed.contains(&format!("{id}: has no owner")) && listed.contains("mount /run"),
-                "{listed}"
-            );
-            let done = cli.run(&["cleanup", "--yes", &id]).good();
-            assert!(done.contains(&format!("{id}: cleaned up")), "{done}");
-            assert!(cli.run(&["cleanup", &id]).good().contains("nothing is left"));
-        }
         cli.run(&["delete", "--force", &id]).good();
         cli.assert_clean();
     }
+}
+
+#[test]
+fn what_nobody_owns_is_listed_and_taken_away() {
+    let Some(cli) = Cli::ours() else { return };
+    let id = cli.id("orphan");
+    let bundle = cli.bundle("orphan", WAITS, nothing).display().to_string();
+    cli.leave(&["create", "--bundle", &bundle, &id], "out").good();
+    assert!(cli.run(&["cleanup", &id]).good().contains("nothing is left"), "it has an owner");
+    for pid in processes(&id, "serve") {
+        Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+    }
+    let listed = cli.run(&["cleanup", &id]).good();
+    assert!(listed.contains(&format!("{id}: has no owner")) && listed.contains("mount /run"), "{listed}");
+    let done = cli.run(&["cleanup", "--yes", &id]).good();
+    assert!(done.contains(&format!("{id}: cleaned up")), "{done}");
+    assert!(cli.run(&["cleanup", &id]).good().contains("nothing is left"));
+    cli.run(&["delete", "--force", &id]).good();
+    cli.assert_clean();
 }
 
 /// The processes of a container whose command line has that word.

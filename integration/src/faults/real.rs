@@ -46,7 +46,10 @@ impl Real {
         symlink(program, programs.join("containerd-shim-kata-v2")).expect("link the shim");
         let env = env.with_programs(programs).with_variable("KATA_FAULTS", faults.clone());
         let channel = ("agent_channel", "agent_channel = \"vhost-user-vsock\"".to_owned());
-        let kata = Runtime::Kata(env.configuration_with(dir.path(), "faults", &[channel]));
+        // Of its own: clones that fail put a template aside for everybody.
+        let templates =
+            ("template_path", format!("template_path = \"{}\"", dir.path().join("template").display()));
+        let kata = Runtime::Kata(env.configuration_with(dir.path(), "faults", &[channel, templates]));
         let plan = Plan::in_dir(faults);
         plan.set_patience(PATIENCE);
         let containerd = Containerd::start(&env, None);

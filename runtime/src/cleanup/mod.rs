@@ -49,14 +49,12 @@ pub fn ownerless(paths: &Paths) -> Result<Vec<Ownerless>> {
         let Some(id) = entry.file_name().to_str().and_then(|name| SandboxId::new(name).ok()) else {
             continue;
         };
-        let holds = match known(&entry.path(), Duration::ZERO) {
+        let holds = match known(&entry.path()) {
             Ok(Some(claims)) => claims.iter().rev().map(Resource::to_string).collect(),
-            Ok(None) => vec!["no record that can be read".into()],
-            Err(_) => continue,
+            Ok(None) if sweep::user(paths, &id).is_none() => vec!["no record that can be read".into()],
+            _ => continue,
         };
-        if sweep::user(paths, &id).is_none() {
-            found.push(Ownerless { id, holds });
-        }
+        found.push(Ownerless { id, holds });
     }
     Ok(found)
 }
@@ -66,7 +64,7 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
     if !dir.exists() {
         return Ok(false);
     }
-    if known(&dir, LAST_BREATH)?.is_some() {
+    if known(&dir)?.is_some() {
         let store = Arc::new(StateStore::load(&dir)?);
         if !of_this_boot(&store) {
             // Its processes ended with the host, and their numbers may be others' by now.
@@ -82,9 +80,8 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
     Ok(true)
 }
 
-/// What the record in `dir` claims; `None` if it is none of ours. An error if its owner lives; a dying one is given
-/// `patience`.
-fn known(dir: &Path, patience: Duration) -> Result<Option<Vec<Resource>>> {
+/// What the record in `dir` claims; `None` if it is none of ours. An error if its owner lives; a dying one is waited for.
+fn known(dir: &Path) -> Result<Option<Vec<Resource>>> {
     let store = match StateStore::load(dir) {
         Ok(store) => store,
         Err(error) => {
@@ -97,7 +94,7 @@ fn known(dir: &Path, patience: Duration) -> Result<Option<Vec<Resource>>> {
     let own = store.record().own;
     let Some(owner) = own.owner else { return Ok(None) };
     let is_another = owner.pid != std::process::id();
-    if of_this_boot(&store) && is_another && !owner.has_ended(patience) {
+    if of_this_boot(&store) && is_another && !owner.has_ended(LAST_BREATH) {
         return Err(Error::precondition(format!("its owner, process {}, is alive", owner.pid)));
     }
     Ok(Some(own.ledger))
