@@ -43,12 +43,13 @@ impl Pool {
         Self { process, endpoint: endpoint(factory) }
     }
 
-    /// The processes of those that are ready.
+    /// The processes of those that are ready. One that was killed leaves its socket.
     fn ready(&self) -> Vec<u32> {
         let dir = self.endpoint.parent().expect("a folder");
         let prefix = format!("{}.", self.endpoint.file_name().expect("a name").to_string_lossy());
         let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names.filter_map(|name| name.to_string_lossy().strip_prefix(&prefix)?.parse().ok()).collect()
+        let pids = names.filter_map(|name| name.to_string_lossy().strip_prefix(&prefix)?.parse().ok());
+        pids.filter(|pid| is_alive(*pid)).collect()
     }
 
     #[track_caller]
@@ -102,10 +103,14 @@ fn assert_all_gone(pids: &[u32]) {
     }
 }
 
+fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 fn remains(pid: u32) -> Vec<String> {
     let id = format!("standby-{pid}");
     let mut left = Vec::new();
-    if fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+    if is_alive(pid) {
         left.push(format!("process {pid}"));
     }
     for dir in ["/run/vc/sbs", "/run/vc/vm", "/run/kata-containers/shared/sandboxes"] {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -52,8 +52,10 @@ pub fn take(request: &Request, id: &str, dir: &Path, bundle: &Bundle, address: &
     for socket in sockets(&config.factory.vm_cache_endpoint) {
         let stream = match UnixStream::connect(&socket) {
             Ok(stream) => stream,
-            Err(_) => {
-                let _ = fs::remove_file(&socket); // Nobody listens there any more.
+            Err(error) => {
+                if error.kind() == ErrorKind::ConnectionRefused {
+                    let _ = fs::remove_file(&socket); // Nobody listens there any more.
+                }
                 continue;
             }
         };

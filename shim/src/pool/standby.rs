@@ -98,11 +98,14 @@ async fn offer(sandbox: &Sandbox) -> Result<(Wanted, StdListener)> {
         }
     };
     let mut output = io::stdout();
-    writeln!(output, "{READY}").and_then(|()| output.flush()).context("say that it is ready")?;
-    let taken = tokio::select! {
-        taken = taken => taken,
-        () = hang_up() => Err(Error::unavailable("no longer wanted")),
-        () = sandbox.ended() => Err(Error::unavailable("its VM ended")),
+    let said = writeln!(output, "{READY}").and_then(|()| output.flush()).context("say that it is ready");
+    let taken = match said {
+        Err(error) => Err(error),
+        Ok(()) => tokio::select! {
+            taken = taken => taken,
+            () = hang_up() => Err(Error::unavailable("no longer wanted")),
+            () = sandbox.ended() => Err(Error::unavailable("its VM ended")),
+        },
     };
     let _ = fs::remove_file(&path); // Whoever asks here finds out, too.
     taken
