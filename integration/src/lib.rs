@@ -18,6 +18,7 @@ pub mod name_server;
 pub mod oci_cli;
 pub mod place;
 pub mod registry;
+pub mod remains;
 pub mod soak;
 pub mod terminal;
 pub mod websocket;

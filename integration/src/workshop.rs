@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use runtime::{
     bundle::Bundle,
@@ -16,6 +17,8 @@ use runtime::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::remains;
 
 /// The place; gone when dropped.
 pub struct Workshop {
@@ -88,29 +91,27 @@ impl Workshop {
 
     /// What is left of sandboxes: files and mounts below the roots.
     pub fn remains(&self) -> Vec<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        let mut remains: Vec<_> = points.filter(|point| point.starts_with(self.dir.path())).collect();
-        for dir in ["vc/sbs", "vc/vm", "kata-containers/shared/sandboxes"] {
-            let entries = fs::read_dir(self.dir.path().join(dir)).into_iter().flatten().flatten();
-            remains.extend(entries.map(|entry| entry.path()));
-        }
-        remains
+        remains::below(self.dir.path())
     }
 }
 
 impl Drop for Workshop {
     /// A test that failed half-way leaves its mounts, which would keep the folder.
     fn drop(&mut self) {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(self.dir.path())) {
-            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH); // The next test has another folder.
-        }
+        remains::unmount(self.dir.path());
     }
 }
 
 /// A sandbox's id.
 pub fn sandbox_id(id: &str) -> SandboxId {
     SandboxId::new(id).expect("a good id")
+}
+
+/// A shim's options that name a configuration file.
+pub fn options(configuration: &Path) -> Any {
+    // Field 2 of runtimeoptions.v1.Options is the configuration's path.
+    let path = configuration.display().to_string();
+    let mut value = vec![0x12, u8::try_from(path.len()).expect("a short path")];
+    value.extend_from_slice(path.as_bytes());
+    Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() }
 }

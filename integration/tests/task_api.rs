@@ -13,7 +13,7 @@ use containerd_shim_protos::{
 };
 use integration::{
     fake_vm::{Behaviour, FakeHypervisor},
-    workshop::Workshop,
+    workshop::{Workshop, options},
 };
 use runtime::events::Event;
 use shim::{
@@ -64,15 +64,10 @@ fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
 
 impl Shim {
     fn create_request(&self, workshop: &Workshop, id: &str, script: &str) -> CreateTaskRequest {
-        // Field 2 of runtimeoptions.v1.Options is the configuration's path.
-        let path = self.config.display().to_string();
-        let mut value = vec![0x12, u8::try_from(path.len()).expect("a short path")];
-        value.extend_from_slice(path.as_bytes());
-        let options = Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() };
         CreateTaskRequest {
             id: id.into(),
             bundle: workshop.bundle(id, script).dir.display().to_string(),
-            options: Some(options).into(),
+            options: Some(options(&self.config)).into(),
             ..Default::default()
         }
     }

@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod convert;
 pub mod events;
+mod executor;
 pub mod flags;
 pub mod keeper;
 pub mod life;

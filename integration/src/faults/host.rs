@@ -11,6 +11,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::remains;
+
 /// In the environment of what would be in the guest, with the run's folder.
 pub const GUEST_MARK: &str = "FAULTS_GUEST";
 /// For processes that are dying.
@@ -32,8 +34,7 @@ impl Leftovers {
             std::thread::sleep(Duration::from_millis(10));
         };
         let mut left: Vec<String> = processes.iter().map(|line| format!("process {line}")).collect();
-        left.extend(mounts(root).iter().map(|path| format!("mount {}", path.display())));
-        left.extend(files(root).iter().map(|path| format!("file {}", path.display())));
+        left.extend(remains::below(root).iter().map(|path| path.display().to_string()));
         left.extend(cgroups(group).iter().map(|path| format!("cgroup {}", path.display())));
         Self(left)
     }
@@ -72,19 +73,6 @@ fn processes(root: &Path) -> Vec<String> {
     let guest = marked(&format!("{GUEST_MARK}={}", root.display()));
     let all = marked(&root.display().to_string());
     all.into_iter().filter(|process| !guest.contains(process)).map(|(_, line)| line).collect()
-}
-
-fn mounts(root: &Path) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    points.filter(|point| point.starts_with(root)).collect()
-}
-
-/// What lies in the folders that are there for all sandboxes.
-fn files(root: &Path) -> Vec<PathBuf> {
-    let dirs = ["vc/sbs", "vc/vm", "kata-containers/shared/sandboxes"];
-    let entries = dirs.iter().flat_map(|dir| fs::read_dir(root.join(dir)).into_iter().flatten().flatten());
-    entries.map(|entry| entry.path()).collect()
 }
 
 /// In each hierarchy.

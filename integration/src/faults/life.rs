@@ -21,6 +21,7 @@ use super::{
     Outcome,
     place::{ID, Place},
 };
+use crate::workshop::options;
 
 /// For each answer, whatever has happened. What waits for a guest waits for a second in these tests, a few times over.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -180,11 +181,6 @@ impl<'a> Life<'a> {
 
     fn create(&self) -> CreateTaskRequest {
         let root = self.place.path();
-        // Field 2 of runtimeoptions.v1.Options is the configuration's path.
-        let config = root.join("configuration.toml").display().to_string();
-        let mut value = vec![0x12, u8::try_from(config.len()).expect("a short path")];
-        value.extend_from_slice(config.as_bytes());
-        let options = Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() };
         let rootfs = Mount {
             type_: "bind".into(),
             source: root.join("image").display().to_string(),
@@ -195,7 +191,7 @@ impl<'a> Life<'a> {
             id: ID.into(),
             bundle: root.join("bundle").display().to_string(),
             rootfs: vec![rootfs],
-            options: Some(options).into(),
+            options: Some(options(&root.join("configuration.toml"))).into(),
             ..Default::default()
         }
     }

@@ -14,6 +14,7 @@ use super::{
     host::{GUEST_MARK, Leftovers},
     plan::Plan,
 };
+use crate::remains;
 
 /// The container, and its sandbox.
 pub const ID: &str = "c1";
@@ -120,10 +121,6 @@ impl Drop for Place {
     /// A run that failed leaves its mounts, which would keep the folder.
     fn drop(&mut self) {
         Leftovers::end_guest(self.path());
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(self.path())) {
-            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH); // The next run has another folder.
-        }
+        remains::unmount(self.path());
     }
 }

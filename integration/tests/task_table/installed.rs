@@ -16,7 +16,7 @@ use containerd_shim_protos::{
     shim::events::ForwardRequest,
     shim_async::{Client, Events, create_events},
 };
-use integration::environment::Environment;
+use integration::{environment::Environment, workshop::options};
 use nix::{
     sys::{
         signal::{Signal, kill},
@@ -67,15 +67,6 @@ pub async fn start_ours() -> Option<Program> {
     let env = Environment::find()?;
     let program = env.programs().join("containerd-shim-kata-v2");
     Some(launch(program, Some(options(&env.configuration()))).await)
-}
-
-/// Options that name a configuration.
-pub fn options(configuration: &Path) -> Any {
-    // Field 2 of runtimeoptions.v1.Options is the configuration's path.
-    let path = configuration.display().to_string();
-    let mut value = vec![0x12, u8::try_from(path.len()).expect("a short path")];
-    value.extend_from_slice(path.as_bytes());
-    Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() }
 }
 
 async fn launch(program: PathBuf, options: Option<Any>) -> Program {

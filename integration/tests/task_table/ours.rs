@@ -5,7 +5,7 @@ use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
 use containerd_shim_protos::shim_async::Client;
 use integration::{
     fake_vm::{Behaviour, FakeHypervisor},
-    workshop::Workshop,
+    workshop::{Workshop, options},
 };
 use runtime::events::Event;
 use shim::{
@@ -16,7 +16,7 @@ use shim::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{installed::options, subject::Subject};
+use super::subject::Subject;
 
 const ID: &str = "table-ours";
 

@@ -50,7 +50,7 @@ pub fn ownerless(paths: &Paths) -> Result<Vec<Ownerless>> {
             continue;
         };
         let holds = match known(&entry.path()) {
-            Ok(Some(claims)) => claims.iter().rev().map(Resource::to_string).collect(),
+            Ok(Some(store)) => store.record().own.ledger.iter().rev().map(Resource::to_string).collect(),
             Ok(None) if sweep::user(paths, &id).is_none() => vec!["no record that can be read".into()],
             _ => continue,
         };
@@ -64,8 +64,8 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
     if !dir.exists() {
         return Ok(false);
     }
-    if known(&dir)?.is_some() {
-        let store = Arc::new(StateStore::load(&dir)?);
+    if let Some(store) = known(&dir)? {
+        let store = Arc::new(store);
         if !of_this_boot(&store) {
             // Its processes ended with the host, and their numbers may be others' by now.
             store.update(|record| {
@@ -80,8 +80,8 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
     Ok(true)
 }
 
-/// What the record in `dir` claims; `None` if it is none of ours. An error if its owner lives; a dying one is waited for.
-fn known(dir: &Path) -> Result<Option<Vec<Resource>>> {
+/// The record in `dir`; `None` if it is none of ours. An error if its owner lives; a dying one is waited for.
+fn known(dir: &Path) -> Result<Option<StateStore>> {
     let store = match StateStore::load(dir) {
         Ok(store) => store,
         Err(error) => {
@@ -91,13 +91,12 @@ fn known(dir: &Path) -> Result<Option<Vec<Resource>>> {
             return Ok(None);
         }
     };
-    let own = store.record().own;
-    let Some(owner) = own.owner else { return Ok(None) };
+    let Some(owner) = store.record().own.owner else { return Ok(None) };
     let is_another = owner.pid != std::process::id();
     if of_this_boot(&store) && is_another && !owner.has_ended(LAST_BREATH) {
         return Err(Error::precondition(format!("its owner, process {}, is alive", owner.pid)));
     }
-    Ok(Some(own.ledger))
+    Ok(Some(store))
 }
 
 /// Whether the record was written since the host was started; older versions did not say.

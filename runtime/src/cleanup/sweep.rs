@@ -1,15 +1,13 @@
 //! What is left of a sandbox without a record that can be read: all that lies under its own paths.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io};
 
 use crate::{
     error::{Context, Error, Result},
     ids::SandboxId,
     ledger::Resource,
     paths::Paths,
+    state::mounts_below,
 };
 
 /// Takes away what lies under the paths of the sandbox `id`. Refused while a process uses them.
@@ -49,10 +47,4 @@ pub(super) fn user(paths: &Paths, id: &SandboxId) -> Option<String> {
         let program = line.split('\0').next().unwrap_or_default();
         names(&line).then(|| format!("process {pid} ({program})"))
     })
-}
-
-fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    Ok(points.filter(|point| point.starts_with(dir)).collect())
 }

@@ -116,15 +116,17 @@ fn unmount(path: &Path) -> Result<()> {
 /// Removes a directory with all it holds, unless something is mounted in it: deleting through a mount would delete
 /// somebody's data.
 fn remove_tree(path: &Path) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let below = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .find(|point| Path::new(point).starts_with(path));
-    if let Some(point) = below {
-        return Err(Error::precondition(format!("{point} is still mounted")));
+    if let Some(point) = mounts_below(path)?.first() {
+        return Err(Error::precondition(format!("{} is still mounted", point.display())));
     }
     ignore_missing(fs::remove_dir_all(path))
+}
+
+/// Where something is mounted at or below `dir`, oldest first.
+pub(crate) fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    Ok(points.filter(|point| point.starts_with(dir)).collect())
 }
 
 #[cfg(test)]

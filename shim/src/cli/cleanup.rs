@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use clap::Args;
 use runtime::{
     cleanup::{cleanup, ownerless},
-    error::{Context, Error, Result},
+    error::{Error, Result},
     paths::Paths,
 };
+
+use crate::executor;
 
 #[derive(Debug, Args)]
 pub struct Cleanup {
@@ -30,8 +32,7 @@ impl Cleanup {
         if found.is_empty() {
             return Ok("every sandbox has its owner: nothing is left to clean up\n".into());
         }
-        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let executor = executor.context("start an executor")?;
+        let executor = executor::small()?;
         let (mut text, mut failures) = (String::new(), Vec::new());
         for sandbox in &found {
             let done = match self.yes {

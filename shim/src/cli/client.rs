@@ -22,6 +22,7 @@ use ttrpc::{
 };
 
 use super::record::{Home, Record};
+use crate::executor;
 
 /// A VM's start; the server has deadlines of its own for its steps.
 const CREATE: Duration = Duration::from_secs(600);
@@ -39,11 +40,6 @@ pub struct Client {
     id: String,
 }
 
-/// What starts the calls of a command.
-fn executor() -> Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the executor")
-}
-
 fn connect(home: &Home) -> Result<TaskClient> {
     let stream = home.call()?;
     stream.set_nonblocking(true).context("connect")?;
@@ -54,7 +50,7 @@ fn connect(home: &Home) -> Result<TaskClient> {
 impl Client {
     /// Unavailable if nobody serves the container.
     pub fn connect(home: &Home, id: &str) -> Result<Self> {
-        let executor = executor()?;
+        let executor = executor::small()?;
         let task = {
             let _within = executor.enter();
             connect(home)?
@@ -142,7 +138,7 @@ impl Client {
 
 /// The status of each of these containers, all asked at once. Who is not served has ended.
 pub fn statuses(containers: &[(Home, Record)]) -> Result<Vec<Result<Status>>> {
-    let executor = executor()?;
+    let executor = executor::small()?;
     let answers = executor.block_on(async {
         let ask = |(home, record): &(Home, Record)| {
             let task = connect(home);

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
 use runtime::{
-    cleanup::cleanup,
     error::{Context, Error, ErrorKind, Result},
     ids::SandboxId,
     ledger::ProcessId,
@@ -16,7 +15,7 @@ use super::{
     client::Client,
     record::{Home, Record},
 };
-use crate::shim::PidFd;
+use crate::shim::{PidFd, release};
 
 /// How long a killed container may take to end, as with runc.
 const KILL: Duration = Duration::from_secs(10);
@@ -93,15 +92,7 @@ fn sweep(home: &Home, record: &Record, patience: Duration) -> Result<()> {
         end(stand_in, patience).context("the stand-in")?;
     }
     let sandbox = SandboxId::new(&record.sandbox)?;
-    let paths = Paths::default();
-    if paths.sandbox(&sandbox).exists() {
-        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match executor.context("start an executor")?.block_on(cleanup(&paths, &sandbox)) {
-            // It is another's, of the same name.
-            Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
-            other => other.map(drop)?,
-        }
-    }
+    release(&Paths::default(), &sandbox)?;
     home.remove()
 }
 

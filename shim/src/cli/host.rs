@@ -7,7 +7,10 @@ use runtime::{
     error::{Context, Result},
 };
 
-use crate::server::kvm::{self, Verdict};
+use crate::{
+    executor,
+    server::kvm::{self, Verdict},
+};
 
 /// Where the servers remember what they have found out about KVM.
 const VERDICT: &str = "/run/vc/kvm-probe";
@@ -56,14 +59,12 @@ pub fn has_vsock() -> bool {
 
 /// Whether KVM runs guests.
 pub fn kvm() -> Result<Verdict> {
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(executor.context("start an executor")?.block_on(kvm::probe(Path::new(VERDICT))))
+    Ok(executor::small()?.block_on(kvm::probe(Path::new(VERDICT))))
 }
 
 /// The first line of what the hypervisor says of its version.
 pub fn hypervisor_version(config: &HypervisorConfig) -> Result<String> {
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    executor.context("start an executor")?.block_on(async {
+    executor::small()?.block_on(async {
         let asked = tokio::process::Command::from(Command::new(&config.path))
             .arg("--version")
             .kill_on_drop(true)

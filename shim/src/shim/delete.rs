@@ -30,6 +30,7 @@ use super::{
     orphan::Server,
     start::{ADDRESS_FILE, PID_FILE},
 };
+use crate::executor;
 use crate::{convert, flags::Flags, logging};
 
 /// As if the process had been killed: 128 + SIGKILL.
@@ -95,14 +96,12 @@ fn end_server(dir: &Path, namespace: &str, id: &ContainerId) -> Result<()> {
 }
 
 /// Gives back what the record of a dead sandbox lists.
-fn release(paths: &Paths, sandbox: &SandboxId) -> Result<()> {
+pub(crate) fn release(paths: &Paths, sandbox: &SandboxId) -> Result<()> {
     if !paths.sandbox(sandbox).exists() {
         return Ok(());
     }
-    let executor =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start an executor")?;
-    match executor.block_on(cleanup(paths, sandbox)) {
-        // Another namespace's container of the same name owns it.
+    match executor::small()?.block_on(cleanup(paths, sandbox)) {
+        // Another's container of the same name owns it, as of another namespace.
         Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
             tracing::info!(%error, %sandbox, "the sandbox is left alone");
             Ok(())

@@ -23,6 +23,7 @@ use runtime::{
 pub use address::Address;
 pub(crate) use bootstrap::Request;
 pub use delete::delete;
+pub(crate) use delete::release;
 pub(crate) use pidfd::PidFd;
 pub use start::start;
 
