@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{Seek, Write},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,9 +20,25 @@ use crate::{
     bundle::Bundle,
     child::{Child, Launch},
     error::{Context, Error, Result},
-    ids::ContainerId,
-    ledger::Ledger,
+    ids::{ContainerId, SandboxId},
+    ledger::{Ledger, ProcessId},
+    paths::Paths,
+    state::{Record, StateStore},
 };
+
+/// Runs the `poststop` hooks of a container whose sandbox is gone, and its server with it. The hooks' processes are listed
+/// meanwhile in a record of the container's own.
+pub async fn run_poststop(paths: &Paths, id: &ContainerId, bundle: &Bundle, deadline: Duration) -> Result<()> {
+    if bundle.spec.hooks().as_ref().is_none_or(|hooks| hooks.poststop().as_ref().is_none_or(Vec::is_empty)) {
+        return Ok(());
+    }
+    let record = Record::new(id.as_str(), ProcessId::of(std::process::id())?);
+    let store = Arc::new(StateStore::create(&paths.sandbox(&SandboxId::new(id.as_str())?), record)?);
+    let ledger = Ledger::new(store.clone());
+    HostHooks::new(id, bundle, 0, deadline, &ledger).after(Phase::Poststop).await;
+    ledger.release_all()?;
+    store.remove()
+}
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +72,7 @@ pub(crate) struct HostHooks {
     hooks: Hooks,
     version: String,
     id: String,
-    /// The one that is reported for the container's processes.
+    /// The one that is reported for the container's processes; of no meaning once they have ended.
     pid: u32,
     bundle: PathBuf,
     annotations: serde_json::Value,

@@ -16,7 +16,7 @@ pub mod events;
 pub mod factory;
 pub mod fault;
 pub mod features;
-mod hooks;
+pub mod hooks;
 mod idmap;
 pub mod ids;
 pub mod ledger;

@@ -24,12 +24,13 @@ use runtime::{
     stdio::Stdio,
     storage::RootfsMount,
 };
+use serde::{Deserialize, Serialize};
 use ttrpc::r#async::TtrpcContext;
 
 /// Whose request it is, in the metadata of each.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
-/// Options of our own command line's: a pid as text.
-const STAND_IN: &str = "io.katacontainers.stand-in";
+/// Options of our own command line's: [`Place`] as JSON.
+const PLACE: &str = "io.katacontainers.place";
 /// Field 2 of `runtimeoptions.v1.Options`, a string.
 const CONFIG_PATH_TAG: u32 = 2 << 3 | 2;
 
@@ -113,18 +114,27 @@ pub fn config_path(options: Option<&Any>) -> Result<Option<String>> {
     Ok((!path.is_empty()).then_some(path))
 }
 
-/// The process that stands for the container on the host, if the caller made one.
-pub fn stand_in(options: Option<&Any>) -> Result<Option<u32>> {
-    let Some(options) = options.filter(|options| options.type_url == STAND_IN) else {
-        return Ok(None);
-    };
-    let pid = std::str::from_utf8(&options.value).ok().and_then(|pid| pid.parse().ok());
-    pid.map(Some).ok_or_else(|| Error::invalid(format!("options: {STAND_IN}: no pid")))
+/// Where a caller that made a process to stand for the container wants it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// The process.
+    pub stand_in: u32,
+    /// The sandbox that is there already; a new one if there is none.
+    pub sandbox: Option<String>,
 }
 
-/// What a container is created with by a caller that has made a process to stand for it.
-pub fn with_stand_in(pid: u32) -> Any {
-    Any { type_url: STAND_IN.into(), value: pid.to_string().into(), ..Default::default() }
+/// The container's place, if the caller says one.
+pub fn place(options: Option<&Any>) -> Result<Option<Place>> {
+    let Some(options) = options.filter(|options| options.type_url == PLACE) else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&options.value).context("options").map(Some)
+}
+
+/// Options that say a container's place.
+pub fn with_place(place: &Place) -> Result<Any> {
+    let value = serde_json::to_vec(place).context("options")?;
+    Ok(Any { type_url: PLACE.into(), value, ..Default::default() })
 }
 
 /// The streams of a container's init.
@@ -372,10 +382,13 @@ mod tests {
 
     #[test]
     fn options_name_a_stand_in_and_errors_lose_their_class_again() {
-        assert_eq!(stand_in(Some(&with_stand_in(42))).unwrap(), Some(42));
-        assert_eq!(config_path(Some(&with_stand_in(42))).unwrap(), None);
-        assert_eq!(stand_in(Some(&any("containerd.runc.v1.Options", b"7"))).unwrap(), None);
-        assert!(stand_in(Some(&any(STAND_IN, b"x"))).is_err());
+        let wanted = Place { stand_in: 42, sandbox: Some("s1".into()) };
+        let options = with_place(&wanted).unwrap();
+        let told = place(Some(&options)).unwrap().unwrap();
+        assert_eq!((told.stand_in, told.sandbox.as_deref()), (42, Some("s1")));
+        assert_eq!(config_path(Some(&options)).unwrap(), None);
+        assert!(place(Some(&any("containerd.runc.v1.Options", b"7"))).unwrap().is_none());
+        assert!(place(Some(&any(PLACE, b"x"))).is_err());
         assert_eq!(plain_words(ErrorKind::NotFound, "exec e1: not found"), "exec e1");
         assert_eq!(plain_words(ErrorKind::Internal, "exec e1: not found"), "exec e1: not found");
     }

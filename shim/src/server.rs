@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    future::pending,
     io::stdin,
     os::{
         fd::AsFd,
@@ -123,7 +124,7 @@ pub(crate) async fn serve_on(listener: UnixListener, served: Served) -> Result<(
         log_level,
         reserve,
     });
-    let served = serve(listener, Arc::new(keeper), IDLE).await;
+    let served = serve(listener, Arc::new(keeper), IDLE, pending()).await;
     publisher.close(FAREWELL).await;
     tracing::info!("this shim ends");
     served
@@ -146,9 +147,14 @@ pub fn services(task: &TaskService) -> HashMap<String, Service> {
     services
 }
 
-/// Serves `keeper`'s sandbox on `listener` until it is over: shut down, or `idle` without a sandbox. Removes the
-/// socket and ends the sandbox.
-pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) -> Result<()> {
+/// Serves `keeper`'s sandbox on `listener` until it is over: shut down, `idle` without a sandbox, or `done`, whose failure
+/// is told. Removes the socket and ends the sandbox.
+pub async fn serve(
+    listener: UnixListener,
+    keeper: Arc<Keeper>,
+    idle: Duration,
+    done: impl Future<Output = Result<()>>,
+) -> Result<()> {
     let socket = listener.local_addr().ok().and_then(|address| pathname(&address));
     let listener = Listener::try_from(listener).context("listen")?;
     let life = Arc::new(Life::default());
@@ -161,10 +167,11 @@ pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) 
     let signals = Signals::catch()?;
     server.start().await.map_err(|error| Error::internal(format!("serve: {error}")))?;
     let over = life.over(idle, || keeper.sandbox().is_none());
-    tokio::select! {
-        () = over => {}
-        () = signals.end(&keeper, &life) => {}
-    }
+    let over = tokio::select! {
+        () = over => Ok(()),
+        () = signals.end(&keeper, &life) => Ok(()),
+        done = done => done,
+    };
     keeper.close();
     server.stop_listen().await;
     if let Some(socket) = socket {
@@ -173,7 +180,7 @@ pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) 
     let released = keeper.release().await;
     // Answers on their way; calls that wait for something have nothing to wait for any more.
     let _ = timeout(FAREWELL, server.disconnect()).await;
-    released
+    over.and(released)
 }
 
 fn pathname(address: &SocketAddr) -> Option<PathBuf> {

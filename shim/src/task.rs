@@ -17,10 +17,10 @@ use containerd_shim_protos::{
     shim_async::Task,
 };
 use runtime::{
-    bundle::Bundle,
+    bundle::{Bundle, Role},
     container::Container,
     error::{Error, Result},
-    ids::{ContainerId, ExecId},
+    ids::{ContainerId, ExecId, SandboxId},
     sandbox::{CreateContainer, Sandbox},
     stdio::Stdio,
 };
@@ -280,7 +280,12 @@ impl TaskService {
         }
         let id = ContainerId::new(request.id.clone())?;
         let mut bundle = Bundle::load(Path::new(&request.bundle))?;
-        bundle.stand_in = convert::stand_in(request.options.as_ref())?;
+        if let Some(place) = convert::place(request.options.as_ref())? {
+            bundle.stand_in = Some(place.stand_in);
+            if let Some(sandbox) = place.sandbox {
+                bundle.role = Role::PodContainer { sandbox: SandboxId::new(sandbox)? };
+            }
+        }
         let config = convert::config_path(request.options.as_ref())?;
         let sandbox_id = bundle.sandbox_id(&id)?;
         let sandbox = self.keeper.sandbox_for(&sandbox_id, &bundle, config.as_deref().map(Path::new)).await?;

@@ -59,7 +59,7 @@ async fn serve(root: &Path) -> Result<()> {
         log_level: LogLevel::default(),
         reserve: None,
     });
-    server::serve(UnixListener::from(listener), Arc::new(keeper), IDLE).await
+    server::serve(UnixListener::from(listener), Arc::new(keeper), IDLE, std::future::pending()).await
 }
 
 async fn delete(root: &Path, id: &str) -> Result<()> {

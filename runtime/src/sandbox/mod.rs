@@ -43,6 +43,7 @@ use crate::{
     network::Network,
     paths::Paths,
     ports::{Forward, Names, resolv_conf},
+    process::Status,
     share_fs::ShareFs,
     state::{ProcessId, Record, StateStore},
     vm::{Hypervisor, NetworkNamespace, Vm, VmSize, VmSpec},
@@ -245,6 +246,15 @@ impl Sandbox {
 
     pub fn is_empty(&self) -> bool {
         lock(&self.containers).is_empty()
+    }
+
+    /// Whether there are containers, and each has ended.
+    pub fn is_over(&self) -> bool {
+        let containers = lock(&self.containers);
+        let ended = |container: &Option<Arc<Container>>| {
+            container.as_ref().is_some_and(|container| container.status() == Status::Stopped)
+        };
+        !containers.is_empty() && containers.values().all(ended)
     }
 
     /// Ends the VM with whatever still runs in it, which is told to have been killed, and gives everything back.

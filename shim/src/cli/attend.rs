@@ -30,20 +30,28 @@ pub fn hello(container: &str, exec: Option<&str>) -> String {
     format!("{container} {}\n", exec.unwrap_or_default())
 }
 
-/// Serves the stand-ins that connect, for ever.
+/// Serves the stand-ins that connect, until all containers have ended and every stand-in knows.
 pub async fn attend(listener: UnixListener, keeper: Arc<Keeper>) -> Result<()> {
     listener.set_nonblocking(true).context("listen for stand-ins")?;
     let listener = tokio::net::UnixListener::from_std(listener).context("listen for stand-ins")?;
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.context("accept a stand-in")?;
-        let keeper = keeper.clone();
-        connections.spawn(async move {
-            if let Err(error) = serve(stream, &keeper).await {
-                tracing::warn!(%error, "a stand-in");
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.context("accept a stand-in")?;
+                let keeper = keeper.clone();
+                connections.spawn(async move {
+                    if let Err(error) = serve(stream, &keeper).await {
+                        tracing::warn!(%error, "a stand-in");
+                    }
+                });
             }
-        });
-        while connections.try_join_next().is_some() {}
+            Some(_) = connections.join_next() => {
+                if connections.is_empty() && keeper.sandbox().is_some_and(|sandbox| sandbox.is_over()) {
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -66,6 +74,7 @@ async fn serve(stream: UnixStream, keeper: &Keeper) -> Result<()> {
         () = listen(&mut reader, &process) => {
             tracing::warn!(container = %container.id(), exec, "its stand-in was killed: so is the process");
             kill(&container, exec, &process).await?;
+            process.wait().await?;
         }
     }
     match exec {

@@ -11,17 +11,19 @@ use clap::Args;
 use containerd_shim_protos::api::CreateTaskRequest;
 use oci_spec::runtime::LinuxNamespaceType;
 use runtime::{
-    bundle::Bundle,
+    bundle::{self, Bundle},
     config::Config,
     error::{Context, Error, Result},
+    ids::SandboxId,
     ledger::ProcessId,
 };
 
 use super::{
     client::Client,
     clock, console,
-    end::take_down,
+    end::undo,
     global::{Global, container_id},
+    join::host_of,
     proxy::Network,
     record::{Home, Record, write_whole},
     size::Size,
@@ -81,17 +83,21 @@ impl Create {
     /// Makes the container. On failure nothing of it is left.
     pub fn create(&self, global: &Global, mode: Mode) -> Result<Created> {
         let id = container_id(&self.id)?;
-        let bundle = self.load()?;
+        let mut bundle = self.load()?;
         check_terminal(has_terminal(&bundle), mode, self.console_socket.is_some())?;
         refuse_descriptors(self.preserve_fds)?;
         let config = Config::find(global.config.as_deref())?;
+        let host = host_of(&global.root, &bundle)?;
+        if let Some((_, host)) = &host {
+            bundle.role = bundle::Role::PodContainer { sandbox: SandboxId::new(&host.sandbox)? };
+        }
         let sandbox = bundle.sandbox_id(&id)?.to_string();
         let home = global.root.claim(&id)?;
         let mut record = describe(&self.id, &bundle, sandbox);
-        match self.make(global, mode, &home, &mut record, &bundle, &config) {
+        match self.make(global, mode, &home, &mut record, &bundle, &config, host) {
             Ok((client, stand_in, terminal)) => Ok(Created { home, record, client, stand_in, terminal }),
             Err(error) => {
-                if let Err(left) = take_down(&home, &record) {
+                if let Err(left) = undo(&home, &record) {
                     return Err(error.context(format!("(and something is left: {left})")));
                 }
                 Err(error)
@@ -113,19 +119,26 @@ impl Create {
         record: &mut Record,
         bundle: &Bundle,
         config: &Config,
+        host: Option<(Home, Record)>,
     ) -> Result<(Client, Child, Option<console::Raw>)> {
         home.save(record)?;
-        record.server = Some(spawn::server(global, home, &record.sandbox, &config.path)?);
+        record.server = match &host {
+            Some((theirs, host)) => {
+                home.share(theirs)?;
+                host.server
+            }
+            None => Some(spawn::server(global, home, &record.sandbox, &config.path)?),
+        };
         home.save(record)?;
         let Ends { streams, console, terminal } =
             Ends::open(has_terminal(bundle), console_size(bundle), mode, self.console_socket.as_deref())?;
-        let network = network(bundle, config);
+        let network = network(bundle, config, host.and_then(|(_, host)| host.stand_in));
         // One that is not there is refused by the server.
         let rootfs = Some(bundle.rootfs()).filter(|rootfs| rootfs.is_dir());
         let role = Role { container: &self.id, exec: None, network, rootfs, console };
         let mut stand_in = StandIn::start(home, role, &streams)?;
         let client = Client::connect(home, &self.id)?;
-        client.create(request(&self.id, bundle, &streams, stand_in.process))?;
+        client.create(request(&self.id, bundle, &streams, stand_in.process)?)?;
         stand_in.bind(&self.id, None)?;
         record.stand_in = Some(stand_in.process);
         home.save(record)?;
@@ -201,21 +214,29 @@ fn describe(id: &str, bundle: &Bundle, sandbox: String) -> Record {
     }
 }
 
-fn request(id: &str, bundle: &Bundle, streams: &Streams, stand_in: ProcessId) -> CreateTaskRequest {
-    CreateTaskRequest {
+fn request(id: &str, bundle: &Bundle, streams: &Streams, stand_in: ProcessId) -> Result<CreateTaskRequest> {
+    let sandbox = match &bundle.role {
+        bundle::Role::PodContainer { sandbox } => Some(sandbox.to_string()),
+        _ => None,
+    };
+    let place = convert::with_place(&convert::Place { stand_in: stand_in.pid, sandbox })?;
+    Ok(CreateTaskRequest {
         id: id.into(),
         bundle: bundle.dir.display().to_string(),
         terminal: streams.terminal,
         stdin: streams.stdin.clone(),
         stdout: streams.stdout.clone(),
         stderr: streams.stderr.clone(),
-        options: Some(convert::with_stand_in(stand_in.pid)).into(),
+        options: Some(place).into(),
         ..Default::default()
-    }
+    })
 }
 
-/// Where the stand-in is to be, and the VM with it.
-fn network(bundle: &Bundle, config: &Config) -> Network {
+/// Where the stand-in is to be, and the VM with it; where the `host`'s is, if that is the container's that it joins.
+fn network(bundle: &Bundle, config: &Config, host: Option<ProcessId>) -> Network {
+    if let Some(host) = host {
+        return Network::Path(format!("/proc/{}/ns/net", host.pid).into());
+    }
     match bundle.namespace(LinuxNamespaceType::Network) {
         Some(Some(path)) => Network::Path(path),
         Some(None) if !config.runtime.disable_new_netns => Network::New,

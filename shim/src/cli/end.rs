@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
 use runtime::{
+    bundle::Bundle,
+    config::Config,
     error::{Context, Error, ErrorKind, Result},
-    ids::SandboxId,
+    hooks::run_poststop,
+    ids::{ContainerId, SandboxId},
     ledger::ProcessId,
     paths::Paths,
     process::Status,
@@ -15,13 +18,18 @@ use super::{
     client::Client,
     record::{Home, Record},
 };
-use crate::shim::{PidFd, release};
+use crate::{
+    executor,
+    shim::{PidFd, release},
+};
 
 /// How long a killed container may take to end, as with runc.
 const KILL: Duration = Duration::from_secs(10);
 /// How long a stand-in may take after the container's end, and the server after its last container's.
 const FAREWELL: Duration = Duration::from_secs(5);
 const FORCE: Duration = Duration::from_secs(10);
+/// For a hook that names no time of its own, where the configuration is gone.
+const HOOK: Duration = Duration::from_secs(60);
 
 /// The status of a container: whom nobody serves has ended.
 pub fn status(home: &Home, record: &Record) -> Result<Status> {
@@ -47,9 +55,35 @@ pub fn kill(client: &Client, status: Status) -> Result<()> {
 
 /// Takes a container away that has ended, or was never started.
 pub fn delete(home: &Home, record: &Record) -> Result<()> {
+    let Deleted { hooks_are_left } = delete_only(home, record)?;
+    if hooks_are_left { run_hooks(record) } else { Ok(()) }
+}
+
+/// The same for one that was not made as a whole: it has no hooks that wait for its end.
+pub fn undo(home: &Home, record: &Record) -> Result<()> {
+    take_down_only(home, record).map(drop)
+}
+
+/// Takes away all that there is of a container, whatever of it still lives.
+pub fn take_down(home: &Home, record: &Record) -> Result<()> {
+    let Deleted { hooks_are_left } = take_down_only(home, record)?;
+    if hooks_are_left { run_hooks(record) } else { Ok(()) }
+}
+
+/// How a container was taken away.
+struct Deleted {
+    /// Its server was gone, and did not run them.
+    hooks_are_left: bool,
+}
+
+fn delete_only(home: &Home, record: &Record) -> Result<Deleted> {
+    let mut hooks_are_left = true;
     let deleted = Client::connect(home, &record.id).and_then(|client| match client.delete() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(client),
-        deleted => deleted.map(|()| client),
+        deleted => deleted.map(|()| {
+            hooks_are_left = false;
+            client
+        }),
     });
     match deleted {
         Ok(client) => {
@@ -62,29 +96,54 @@ pub fn delete(home: &Home, record: &Record) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::Unavailable => return Err(error),
         Err(_) => {}
     }
-    sweep(home, record, FAREWELL)
+    sweep(home, record, FAREWELL)?;
+    Ok(Deleted { hooks_are_left })
 }
 
-/// Takes away all that there is of a container, whatever of it still lives.
-pub fn take_down(home: &Home, record: &Record) -> Result<()> {
+fn take_down_only(home: &Home, record: &Record) -> Result<Deleted> {
     let ended = Client::connect(home, &record.id).and_then(|client| match client.status()? {
         status @ (Status::Running | Status::Paused | Status::Pausing) => kill(&client, status),
         Status::Created | Status::Stopped => Ok(()),
     });
     let deleted = match ended {
         // It is known to nobody, or half gone.
-        Err(error) if error.kind() == ErrorKind::NotFound => delete(home, record),
-        ended => ended.and_then(|()| delete(home, record)),
+        Err(error) if error.kind() == ErrorKind::NotFound => delete_only(home, record),
+        ended => ended.and_then(|()| delete_only(home, record)),
     };
-    match deleted {
-        Ok(()) => Ok(()),
-        // Its server or its guest does not answer, or not well.
-        Err(_) => sweep(home, record, Duration::ZERO),
-    }
+    // Its server or its guest does not answer, or not well.
+    deleted.or_else(|_| {
+        sweep(home, record, Duration::ZERO)?;
+        Ok(Deleted { hooks_are_left: true })
+    })
 }
 
-/// Ends the processes, releases what the sandbox's record lists, and forgets the container.
+/// Runs the hooks that wait for a container's end, as far as its bundle is still there.
+fn run_hooks(record: &Record) -> Result<()> {
+    let bundle = match Bundle::load(&record.bundle) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            tracing::debug!(%error, "no hooks are run");
+            return Ok(());
+        }
+    };
+    let deadline = Config::find(None).map_or(HOOK, |config| config.agent.create_deadline());
+    let id = ContainerId::new(record.id.clone())?;
+    executor::small()?.block_on(run_poststop(&Paths::default(), &id, &bundle, deadline))
+}
+
+/// Ends the processes, releases what the sandbox's record lists, and forgets the container. Where others are in the
+/// sandbox, it is theirs.
 fn sweep(home: &Home, record: &Record, patience: Duration) -> Result<()> {
+    if home.has_neighbours(&record.sandbox)? {
+        if let Some(stand_in) = record.stand_in {
+            end(stand_in, patience).context("the stand-in")?;
+        }
+        home.remove()?;
+        // If they all went meanwhile, each may have taken this one for a neighbour.
+        if home.has_neighbours(&record.sandbox)? {
+            return Ok(());
+        }
+    }
     if let Some(server) = record.server {
         end(server, patience).context("the server")?;
     }

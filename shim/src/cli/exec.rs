@@ -113,10 +113,11 @@ impl Exec {
         let mode = if self.detach { Mode::Detached } else { Mode::Foreground };
         check_terminal(terminal, mode, self.console_socket.is_some())?;
         let ends = Ends::open(terminal, size(&spec), mode, self.console_socket.as_deref())?;
+        let signals = (mode == Mode::Foreground).then(foreground::catch_signals).transpose()?;
         let stand_in = self.launch(&home, &record, &spec, ends.console, &ends.streams)?;
-        let code = match mode {
-            Mode::Detached => Ok(ExitCode::SUCCESS),
-            Mode::Foreground => foreground::wait(stand_in),
+        let code = match signals {
+            None => Ok(ExitCode::SUCCESS),
+            Some(signals) => foreground::wait(stand_in, signals),
         };
         drop(ends.terminal);
         code

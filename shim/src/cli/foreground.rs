@@ -14,12 +14,16 @@ use nix::{
 };
 use runtime::error::{Context, Result};
 
-/// Waits for the stand-in's end; its code.
-pub fn wait(mut stand_in: Child) -> Result<ExitCode> {
+/// Keeps what this command is sent from now on for the process that it starts.
+pub fn catch_signals() -> Result<SignalFd> {
     let mut mask = SigSet::all();
     mask.remove(Signal::SIGPIPE);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).context("block signals")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("signalfd")?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("signalfd")
+}
+
+/// Waits for the stand-in's end; its code.
+pub fn wait(mut stand_in: Child, signals: SignalFd) -> Result<ExitCode> {
     let pid = Pid::from_raw(stand_in.id() as i32);
     loop {
         // Before the wait for the next signal, for its end may have come before signals were kept.

@@ -20,6 +20,7 @@ mod figures;
 mod foreground;
 mod global;
 mod host;
+mod join;
 mod message;
 pub mod proxy;
 mod record;

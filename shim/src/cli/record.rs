@@ -121,6 +121,22 @@ impl Home {
         }
     }
 
+    /// Whether there are other containers in that sandbox.
+    pub fn has_neighbours(&self, sandbox: &str) -> Result<bool> {
+        let root = Root(self.dir.parent().unwrap_or(Path::new("/")).to_path_buf());
+        let is_neighbour = |(home, record): &(Self, Record)| home.dir != self.dir && record.sandbox == sandbox;
+        Ok(root.all()?.iter().any(is_neighbour))
+    }
+
+    /// Lets the server of another container serve this one as well, for as long as either has its sockets.
+    pub fn share(&self, other: &Self) -> Result<()> {
+        for name in [TASK_SOCKET, STAND_IN_SOCKET] {
+            let (theirs, ours) = (other.dir.join(name), self.dir.join(name));
+            fs::hard_link(&theirs, &ours).with_context(|| format!("link {}", theirs.display()))?;
+        }
+        Ok(())
+    }
+
     /// Where the server's log goes.
     pub fn log(&self) -> PathBuf {
         self.dir.join(LOG)

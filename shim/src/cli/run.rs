@@ -34,16 +34,16 @@ impl Run {
         let failed = "kata-runtime run failed";
         let created = self.create.create(global, mode).context(failed)?;
         let Created { home, record, client, stand_in, terminal } = created;
+        // What it says first may bring a signal before its start is answered.
+        let signals = (mode == Mode::Foreground).then(foreground::catch_signals).transpose()?;
         if let Err(error) = client.start("") {
             drop(terminal);
             take_down(&home, &record).context("take away what could not be started")?;
             return Err(error.context(failed));
         }
         drop(client);
-        if self.detach {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let code = foreground::wait(stand_in);
+        let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+        let code = foreground::wait(stand_in, signals);
         drop(terminal);
         if !self.keep {
             take_down(&home, &record)?;

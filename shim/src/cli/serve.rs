@@ -1,7 +1,8 @@
 //! `kata-runtime serve`: the process that owns a sandbox, as containerd's shim does, for the other commands.
 //!
 //! It is started by `create` with two listening sockets: its standard input for the Task service, and one for the
-//! stand-ins. It ends when the sandbox is deleted, or when nobody calls.
+//! stand-ins. It ends with the last container of its sandbox, as what waits for a container may wait for it too: conmon
+//! waits for all that its commands have left running. `delete` finds the rest in the records.
 
 use std::{
     fs::File,
@@ -14,7 +15,7 @@ use std::{
 use clap::Args;
 use nix::unistd::setsid;
 use runtime::{
-    error::{Context, Result},
+    error::{Context, Error, Result},
     paths::Paths,
 };
 use tokio::sync::mpsc;
@@ -57,10 +58,15 @@ impl Serve {
             reserve: None,
         }));
         server::run_to_end(async {
-            tokio::select! {
-                served = server::serve(listener, keeper.clone(), IDLE) => served,
-                broken = attend(stand_ins, keeper.clone()) => broken,
-            }
+            let over = async {
+                attend(stand_ins, keeper.clone()).await?;
+                tracing::info!("the last container has ended, and so does the sandbox");
+                let keeper = keeper.clone();
+                // Goes on if a call says meanwhile that it is over; the server waits for it.
+                let end = tokio::spawn(async move { keeper.end().await });
+                end.await.map_err(|error| Error::internal(error.to_string()))?
+            };
+            server::serve(listener, keeper.clone(), IDLE, over).await
         })
     }
 }
