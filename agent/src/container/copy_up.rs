@@ -26,6 +26,8 @@ use crate::{
 
 /// The option's word.
 pub const WORD: &str = "tmpcopyup";
+/// Where mounts below it are seen; with an `r` before it for all that is below.
+const PROPAGATION: [&str; 4] = ["private", "shared", "slave", "unbindable"];
 
 /// Mounts that wait to be bound by a container; gone from here when dropped.
 #[derive(Default)]
@@ -51,7 +53,7 @@ pub fn prepare(bundle: &Path, root: &Path, mounts: &mut [Mount]) -> Result<Copie
         }
         let point = bundle.join(format!("copied-up-{index}"));
         let (mut flags, data): (Vec<_>, Vec<_>) =
-            options.into_iter().filter(|option| option != WORD).partition(|option| is_flag(option));
+            options.into_iter().filter(|option| option != WORD).partition(|option| is_the_mounts(option));
         let what = || format!("mounts[{index}] (on {})", entry.destination().display());
         fs::create_dir(&point).context(what())?;
         let text = data.join(",");
@@ -65,6 +67,12 @@ pub fn prepare(bundle: &Path, root: &Path, mounts: &mut [Mount]) -> Result<Copie
         entry.set_options(Some(flags));
     }
     Ok(made)
+}
+
+/// Whether an option is for the mount that the container gets, and not for the file system below it.
+fn is_the_mounts(option: &str) -> bool {
+    let plain = option.strip_prefix('r').unwrap_or(option);
+    is_flag(option) || is_flag(plain) || PROPAGATION.contains(&plain)
 }
 
 fn fill(point: &Path, root: &Path, destination: &Path, has_mode: bool) -> io::Result<()> {
@@ -116,6 +124,16 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_the_mount_are_not_the_file_systems() {
+        for option in ["rprivate", "shared", "nosuid", "ro", "rro", "rnoexec", "relatime", "noatime"] {
+            assert!(is_the_mounts(option), "{option}");
+        }
+        for option in ["size=1m", "mode=1777", "nr_inodes=5"] {
+            assert!(!is_the_mounts(option), "{option}");
+        }
+    }
 
     #[test]
     fn a_tree_is_copied_with_its_links_and_modes() {

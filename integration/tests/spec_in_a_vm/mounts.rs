@@ -26,7 +26,7 @@ fn mounts_of_each_kind_are_made_and_paths_are_closed() {
         push(mounts, mount("/rro", "bind", &volume, &["rbind", "rro"]));
         push(mounts, mount("/new/file", "bind", &file, &["bind", "rprivate"]));
         push(mounts, mount("/link/x", "bind", &below.display().to_string(), &["rbind", "rslave"]));
-        push(mounts, mount("/etc", "tmpfs", "tmpfs", &["size=1m", "tmpcopyup", "nosuid"]));
+        push(mounts, mount("/etc", "tmpfs", "tmpfs", &["size=1m", "tmpcopyup", "rprivate", "nosuid"]));
         push(mounts, mount("/plain", "none", &volume, &["bind", "rshared"]));
         spec["root"]["readonly"] = json!(true);
         spec["linux"]["rootfsPropagation"] = json!("rslave");
