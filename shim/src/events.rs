@@ -14,9 +14,9 @@ use containerd_shim_protos::{
 use runtime::events::Event;
 use tokio::{
     net::UnixStream,
-    sync::{mpsc::UnboundedReceiver, oneshot},
+    sync::{Notify, mpsc::UnboundedReceiver, oneshot},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use ttrpc::{
     Code,
@@ -92,11 +92,19 @@ async fn publish(
             backlog.add(event, &namespace);
             continue;
         };
-        let mut delivery = pin!(endpoint.deliver(envelope));
+        let hurry = Notify::new();
+        let mut delivery = pin!(endpoint.deliver(envelope, &hurry));
+        let mut is_open = true;
         loop {
             tokio::select! {
                 () = &mut delivery => break,
-                Some(event) = next(&mut events, &mut closed) => backlog.add(event, &namespace),
+                event = next(&mut events, &mut closed), if is_open => {
+                    is_open = event.is_some();
+                    if let Some(event) = event {
+                        backlog.add(event, &namespace);
+                    }
+                    hurry.notify_one();
+                }
             }
         }
     }
@@ -151,8 +159,9 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Sends until there is an answer, good or bad.
-    async fn deliver(&mut self, envelope: Envelope) {
+    /// Sends until there is an answer, good or bad. In a `hurry` it is tried again at once: whoever causes events may have
+    /// heard from containerd, and there is little time when no more will come.
+    async fn deliver(&mut self, envelope: Envelope, hurry: &Notify) {
         let topic = envelope.topic.clone();
         let request = ForwardRequest { envelope: Some(envelope).into(), ..Default::default() };
         let mut pause = FIRST_PAUSE;
@@ -166,8 +175,10 @@ impl Endpoint {
                     // Whatever it was, a new connection may be better.
                     self.client = None;
                     tracing::debug!(topic, %error, "an event is sent again");
-                    sleep(pause).await;
-                    pause = (2 * pause).min(LONGEST_PAUSE);
+                    pause = match timeout(pause, hurry.notified()).await {
+                        Ok(()) => FIRST_PAUSE,
+                        Err(_) => (2 * pause).min(LONGEST_PAUSE),
+                    };
                 }
             }
         }

@@ -220,6 +220,28 @@ async fn when_containerd_stays_away_the_oldest_events_go() {
     assert!(heard.iter().rev().copied().take(1000).eq((2000..3000).rev()), "the newest are whole");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_containerd_that_is_back_is_told_at_the_next_event_and_at_the_close() {
+    const AWAY: Duration = Duration::from_secs(58);
+    let mut fixture = Fixture::new();
+    fixture.send([0]);
+    tokio::time::sleep(AWAY).await;
+    let _server = fixture.serve().await;
+    let back = tokio::time::Instant::now();
+    fixture.send([1]);
+    fixture.expect(0..2).await;
+    assert!(back.elapsed() < Duration::from_millis(500), "{:?}", back.elapsed());
+
+    let fixture = Fixture::new();
+    fixture.send([0]);
+    tokio::time::sleep(AWAY).await;
+    let _server = fixture.serve().await;
+    let Fixture { publisher, mut told, events: _events, .. } = fixture;
+    // Less than the pause between two attempts.
+    publisher.close(Duration::from_millis(500)).await;
+    assert_eq!(told.try_recv().unwrap(), "0");
+}
+
 #[tokio::test]
 async fn closing_sends_what_is_left_and_is_bounded() {
     let fixture = Fixture::new();
