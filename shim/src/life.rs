@@ -32,6 +32,11 @@ impl Life {
         Call(self.clone())
     }
 
+    /// How many there were so far.
+    pub fn calls(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// Whether a call is in progress.
     pub fn is_busy(&self) -> bool {
         self.done.load(Ordering::Relaxed) != self.begun.load(Ordering::Relaxed)

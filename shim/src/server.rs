@@ -49,8 +49,8 @@ use crate::{
     task::TaskService,
 };
 
-/// Without a sandbox and without a call for so long, the process ends.
-const IDLE: Duration = Duration::from_secs(60);
+/// Without a sandbox and without a call for so long, the process ends. containerd creates as soon as it is started.
+const IDLE: Duration = Duration::from_secs(30);
 /// For the last events and, after that, the last answers.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// One serves containerd while the other is busy; more would only cost memory.
@@ -124,7 +124,7 @@ pub(crate) async fn serve_on(listener: UnixListener, served: Served) -> Result<(
         log_level,
         reserve,
     });
-    let served = serve(listener, Arc::new(keeper), IDLE, pending()).await;
+    let served = serve(listener, Arc::new(keeper), IDLE).await;
     publisher.close(FAREWELL).await;
     tracing::info!("this shim ends");
     served
@@ -147,15 +147,21 @@ pub fn services(task: &TaskService) -> HashMap<String, Service> {
     services
 }
 
-/// Serves `keeper`'s sandbox on `listener` until it is over: shut down, `idle` without a sandbox, or `done`, whose failure
-/// is told. Removes the socket and ends the sandbox.
-pub async fn serve(
+/// Serves `keeper`'s sandbox on `listener` until it is over: shut down, or `idle` without a sandbox. Ends the sandbox, and
+/// removes the socket.
+pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) -> Result<()> {
+    let socket = listener.local_addr().ok().and_then(|address| pathname(&address));
+    serve_until(listener, socket, keeper, idle, pending()).await
+}
+
+/// The same, also until it is `done`, whose failure is told; and no other socket is removed.
+pub(crate) async fn serve_until(
     listener: UnixListener,
+    socket: Option<PathBuf>,
     keeper: Arc<Keeper>,
     idle: Duration,
     done: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let socket = listener.local_addr().ok().and_then(|address| pathname(&address));
     let listener = Listener::try_from(listener).context("listen")?;
     let life = Arc::new(Life::default());
     let task = TaskService::new(keeper.clone(), life.clone());

@@ -3,7 +3,11 @@
 //! What changes something runs as a task of its own and is carried to its end even when the caller has gone: ttrpc drops
 //! a handler at its deadline and when its connection breaks. A container whose creator has gone is taken away again.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use containerd_shim_protos::{
@@ -18,22 +22,26 @@ use containerd_shim_protos::{
 };
 use runtime::{
     bundle::{Bundle, Role},
-    container::Container,
+    container::{Container, Listed},
     error::{Error, Result},
     ids::{ContainerId, ExecId, SandboxId},
     sandbox::{CreateContainer, Sandbox},
     stdio::Stdio,
 };
+use tokio::{sync::oneshot, time::sleep};
 use tracing::{Instrument, Span, info_span};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::{
     convert,
     keeper::Keeper,
-    life::{Life, carried_out},
+    life::{Call, Life, carried_out},
     logging::phase,
     metrics::{self, Cgroups},
 };
+
+/// From the answer to the last delete to a shutdown that does not come.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The Task service over the sandbox of this process. Clones are the same service.
 #[derive(Clone)]
@@ -50,7 +58,7 @@ impl Task for TaskService {
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let this = self.clone();
-        let (sender, answer) = tokio::sync::oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         let span = self.span("create", &request.id, "");
         let stdio = convert::create_stdio(&request, context);
         let create = async move {
@@ -59,9 +67,9 @@ impl Task for TaskService {
             let created = this.create_container(request, stdio).await;
             let failed = created.is_err();
             match sender.send(created) {
-                Err(Ok(_)) => this.take_back(&id).await,
-                _ if failed => this.release().await,
-                _ => {}
+                Err(unheard) => this.take_back(&id, unheard.is_ok()).await,
+                Ok(()) if failed => this.release().await,
+                Ok(()) => {}
             }
         };
         tokio::spawn(create.instrument(span));
@@ -88,6 +96,7 @@ impl Task for TaskService {
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let span = self.span("delete", &request.id, &request.exec_id);
+        let (heard, hears) = oneshot::channel();
         let delete = |this: Self| async move {
             let (sandbox, container) = this.find(&request.id)?;
             let pid = container.process(exec(&request.exec_id))?.pid();
@@ -97,7 +106,7 @@ impl Task for TaskService {
             };
             if request.exec_id.is_empty() && sandbox.is_empty() {
                 // Not before the answer: the end of a VM takes longer than containerd likes to wait.
-                this.release_later();
+                this.release_later(hears);
             }
             Ok(DeleteResponse {
                 pid,
@@ -106,7 +115,9 @@ impl Task for TaskService {
                 ..Default::default()
             })
         };
-        self.carried_out(span, delete).await
+        let deleted = self.carried_out(span, delete).await;
+        let _ = heard.send(()); // Nobody may want to know.
+        deleted
     }
 
     async fn exec(&self, context: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
@@ -186,8 +197,12 @@ impl Task for TaskService {
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let span = self.span("pids", &request.id, "");
         let pids = async {
-            let (_, container) = self.find(&request.id)?;
-            let listed = container.pids().await?;
+            let (sandbox, container) = self.find(&request.id)?;
+            let mut listed = container.pids().await?;
+            if listed.is_empty() {
+                // containerd from 1.7 on, when it starts, throws away what has no process, and the exit code with it.
+                listed.push(Listed { pid: sandbox.pid(), exec: None });
+            }
             let processes = listed.into_iter().map(convert::process_info).collect::<Result<_>>()?;
             Ok(PidsResponse { processes, ..Default::default() })
         };
@@ -195,7 +210,7 @@ impl Task for TaskService {
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
-        let _call = self.life.call();
+        let _call = self.keeps_us();
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid: self.find(&request.id).map_or(0, |(sandbox, _)| sandbox.pid()),
@@ -295,24 +310,43 @@ impl TaskService {
         Ok(sandbox.pid())
     }
 
-    /// Undoes a create that succeeded when nobody waited for it any more.
-    async fn take_back(&self, id: &str) {
-        if let Some(sandbox) = self.keeper.sandbox()
+    /// Undoes a create that was carried out when nobody waited for it any more.
+    async fn take_back(&self, id: &str, succeeded: bool) {
+        if succeeded
+            && let Some(sandbox) = self.keeper.sandbox()
             && let Err(error) = sandbox.delete_container(id).await
         {
             tracing::warn!(%error, "a container that nobody waited for stays");
         }
         self.release().await;
+        self.end_unused();
     }
 
-    fn release_later(&self) {
+    /// After the last container. containerd hears the answer and shuts this shim down, unless it dies meanwhile.
+    fn release_later(&self, hears: oneshot::Receiver<()>) {
         let this = self.clone();
         let release = async move {
-            let _call = this.life.call();
+            let call = this.life.call();
             this.release().await;
+            drop(call);
+            let calls = this.life.calls();
+            if hears.await.is_ok() {
+                sleep(LINGER).await;
+            }
+            if this.life.calls() == calls {
+                this.end_unused();
+            }
         };
         // Ended by the keeper's own release when the process ends, which waits for this one.
         tokio::spawn(release.in_current_span());
+    }
+
+    /// For when containerd is not the one any more that would shut us down. 1.6 keeps the bundle, and so refuses the name,
+    /// until this shim ends.
+    fn end_unused(&self) {
+        if self.keeper.close() {
+            self.life.end();
+        }
     }
 
     async fn release(&self) {
@@ -337,8 +371,13 @@ impl TaskService {
 
     /// For calls that can be dropped at any point.
     async fn answered<T>(&self, span: Span, work: impl Future<Output = Result<T>>) -> ttrpc::Result<T> {
-        let _call = self.life.call();
+        let _call = self.keeps_us();
         work.instrument(span).await.map_err(|error| convert::status(&error))
+    }
+
+    /// For a question. One that is about nothing keeps nothing: it may come again and again.
+    fn keeps_us(&self) -> Option<Call> {
+        self.keeper.sandbox().map(|_| self.life.call())
     }
 
     /// For calls that are carried to their end.

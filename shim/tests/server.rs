@@ -47,7 +47,7 @@ impl Fixture {
             log_level: LogLevel::default(),
             reserve: None,
         });
-        let serving = tokio::spawn(server::serve(listener, Arc::new(keeper), idle, std::future::pending()));
+        let serving = tokio::spawn(server::serve(listener, Arc::new(keeper), idle));
         Self { dir, socket, serving }
     }
 

@@ -4,11 +4,11 @@
 //! [`matrix`] has a run for each point that a life passes, and each kind of fault.
 
 pub mod fake;
-mod host;
+pub(crate) mod host;
 mod life;
 pub mod matrix;
 mod place;
-mod plan;
+pub(crate) mod plan;
 pub mod real;
 
 use std::fmt;

@@ -25,9 +25,20 @@ impl Plan {
         fs::write(self.dir.join("plan"), plan).expect("write the plan");
     }
 
+    /// From now on the step stands still there, until [`Self::go`].
+    pub fn hold(&self, point: &Point) {
+        let plan = format!("{} {} hold", point.name, point.count);
+        fs::write(self.dir.join("plan"), plan).expect("write the plan");
+    }
+
+    /// What stands still goes on.
+    pub fn go(&self) {
+        fs::write(self.dir.join("go"), "").expect("let it go on");
+    }
+
     /// Nothing goes wrong any more, and nothing has.
     pub fn clear(&self) {
-        for file in ["plan", "trace", "fired"] {
+        for file in ["plan", "trace", "fired", "go"] {
             let _ = fs::remove_file(self.dir.join(file)); // It may never have been there.
         }
     }

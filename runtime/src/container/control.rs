@@ -1,8 +1,11 @@
 //! What is done to a living container: standing still, new limits, figures, its processes. The words of what is refused
 //! are those of runc's shim, which engines pass on.
 
+use std::time::Duration;
+
 use oci_spec::runtime::LinuxResources;
-use protocols::agent::StatsContainerResponse;
+use protocols::{agent::StatsContainerResponse, extras::ProcessEntry};
+use tokio::time::timeout;
 
 use super::{Container, EXEC_PIDS, Listed, lock, sizing::Workload};
 use crate::{
@@ -14,6 +17,8 @@ use crate::{
 /// Added to the number that a process has in the guest: a number that no process of any host has, so that whoever looks
 /// for it here finds none. Linux counts to 4194304.
 const GUEST_PIDS: u32 = 1_000_000_000;
+/// For the guest's list of processes.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Container {
     /// Makes every process stand still.
@@ -103,8 +108,8 @@ impl Container {
         if !self.is_in_guest() {
             return Ok(vec![init]);
         }
-        let Some(processes) = self.agent.list_processes(self.id.as_str()).await? else {
-            // The guest's agent lists nothing, so these are the ones that were asked for.
+        let Some(processes) = self.list_in_guest().await else {
+            // These are the ones that were asked for.
             let execs = lock(&self.execs);
             let running = execs.iter().filter(|(_, exec)| exec.status() == Status::Running);
             let execs = running.map(|(id, exec)| Listed { pid: exec.pid(), exec: Some(id.clone()) });
@@ -122,6 +127,22 @@ impl Container {
                 }
             });
         Ok([init].into_iter().chain(others).collect())
+    }
+
+    /// What the guest says; `None` if it says nothing. A containerd that starts asks each container, one after the other,
+    /// and throws away those of which it hears an error: a guest that has no time must not be taken for one that is gone.
+    async fn list_in_guest(&self) -> Option<Vec<ProcessEntry>> {
+        match timeout(LIST_PATIENCE, self.agent.list_processes(self.id.as_str())).await {
+            Ok(Ok(listed)) => listed,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, container = %self.id, "the guest lists no processes");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(container = %self.id, "the guest lists no processes in time");
+                None
+            }
+        }
     }
 
     /// The guest has run out of memory and killed: `kills` processes since the container was made, or one more if that

@@ -1,4 +1,5 @@
-//! What goes wrong, and where: a folder that `KATA_FAULTS` names, for every process that finds it in its environment.
+//! What goes wrong, and where: a folder that `KATA_FAULTS` names, for every process that finds it in its environment. If it
+//! has a folder of the working directory's name, which is the container's where that is a bundle, then it is that one.
 //!
 //! | file | holds |
 //! |---|---|
@@ -6,8 +7,9 @@
 //! | `plan` | `POINT N ACTION`: what is done the Nth time that a process passes the point; may be missing |
 //! | `trace` | written here: each point passed, and its N, a line each |
 //! | `fired` | made here when it is done; it is done once by all processes together |
+//! | `go` | ends a `hold` |
 //!
-//! Actions: `die`, `signal ROLE NUMBER`, `errno NUMBER`, and for a fake guest `hang`, `error`, `garbage`.
+//! Actions: `die`, `hold`, `signal ROLE NUMBER`, `errno NUMBER`, and for a fake guest `hang`, `error`, `garbage`.
 
 use std::{
     collections::HashMap,
@@ -15,21 +17,32 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use nix::{
     sys::signal::{Signal, kill, raise},
     unistd::Pid,
 };
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+};
 
 use crate::error::Result;
+
+/// How long a step stands still at most: a test that has failed lets nobody go on.
+const LONGEST_HOLD: Duration = Duration::from_secs(120);
+const STEP: Duration = Duration::from_millis(2);
 
 /// What is done at a point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
     /// This process is killed.
     Die,
+    /// The step stands still until the test lets it go on; what else this process does goes on.
+    Hold,
     /// The latest helper of that role is sent a signal.
     Signal { role: String, signal: i32 },
     /// The step fails with this errno.
@@ -72,6 +85,8 @@ struct Progress {
 
 static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
     let dir = PathBuf::from(std::env::var_os("KATA_FAULTS")?);
+    let own = std::env::current_dir().ok().and_then(|bundle| Some(dir.join(bundle.file_name()?)));
+    let dir = own.filter(|own| own.is_dir()).unwrap_or(dir);
     let planned = fs::read_to_string(dir.join("plan")).ok().map(|text| parse(text.trim()));
     let patience = fs::read_to_string(dir.join("patience")).ok()?;
     let patience = Duration::from_secs(patience.trim().parse().ok()?);
@@ -85,6 +100,7 @@ fn parse(text: &str) -> Planned {
     let (point, count, action) = (word().to_owned(), word(), word());
     let action = match action {
         "die" => Action::Die,
+        "hold" => Action::Hold,
         "signal" => Action::Signal { role: word().to_owned(), signal: number(word()) },
         "errno" => Action::Errno(number(word())),
         "hang" => Action::Guest(GuestFault::Hang),
@@ -150,6 +166,7 @@ impl Plan {
     fn carry_out(&self, step: &str, action: &Action) -> Result<()> {
         match action {
             Action::Die => raise(Signal::SIGKILL).map_err(io::Error::from)?,
+            Action::Hold => self.hold(),
             Action::Errno(errno) => return Err(io::Error::from_raw_os_error(*errno).into()),
             Action::Guest(fault) => self.progress().guest = Some((step.to_owned(), *fault)),
             Action::Signal { role, signal } => {
@@ -161,6 +178,21 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    fn hold(&self) {
+        let until_told = || {
+            let began = Instant::now();
+            while !self.dir.join("go").exists() && began.elapsed() < LONGEST_HOLD {
+                sleep(STEP);
+            }
+        };
+        let executor = Handle::try_current().map(|executor| executor.runtime_flavor());
+        match executor {
+            // Else the tasks that this thread would run next stand still, too.
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(until_told),
+            _ => until_told(),
+        }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

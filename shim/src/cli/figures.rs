@@ -34,7 +34,11 @@ pub struct Ps {
 impl Ps {
     pub fn run(self, global: &Global) -> Result<String> {
         let (home, _) = global.find(&self.id)?;
-        let pids = match Client::connect(&home, &self.id).and_then(|client| client.pids()) {
+        let list = |client: Client| match client.status()? {
+            Status::Stopped => Ok(Vec::new()),
+            _ => client.pids(),
+        };
+        let pids = match Client::connect(&home, &self.id).and_then(list) {
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound) => Vec::new(),
             pids => pids?,
         };

@@ -1,8 +1,8 @@
 //! `kata-runtime serve`: the process that owns a sandbox, as containerd's shim does, for the other commands.
 //!
 //! It is started by `create` with two listening sockets: its standard input for the Task service, and one for the
-//! stand-ins. It ends with the last container of its sandbox, as what waits for a container may wait for it too: conmon
-//! waits for all that its commands have left running. `delete` finds the rest in the records.
+//! stand-ins. It ends with the last container of its sandbox, so that one that has ended and is kept holds no VM. `delete`
+//! finds the rest in the records.
 
 use std::{
     fs::File,
@@ -66,7 +66,8 @@ impl Serve {
                 let end = tokio::spawn(async move { keeper.end().await });
                 end.await.map_err(|error| Error::internal(error.to_string()))?
             };
-            server::serve(listener, keeper.clone(), IDLE, over).await
+            // Its home may be another's of the same name by its end, so what is there is not touched.
+            server::serve_until(listener, None, keeper.clone(), IDLE, over).await
         })
     }
 }

@@ -23,6 +23,10 @@ use sha2::{Digest, Sha256};
 
 /// containerd's directory of shim sockets, unless it names another.
 pub const SOCKET_DIR: &str = "/run/containerd/s";
+/// The file in a bundle that holds the server's pid.
+pub const PID_FILE: &str = "shim.pid";
+/// The file in a bundle that holds the server's address.
+pub const ADDRESS_FILE: &str = "address";
 const SCHEME: &str = "unix://";
 
 /// The address of a sandbox's server.

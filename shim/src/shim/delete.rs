@@ -25,10 +25,9 @@ use runtime::{
 };
 
 use super::{
-    address::Address,
+    address::{ADDRESS_FILE, Address, PID_FILE},
     encode,
     orphan::Server,
-    start::{ADDRESS_FILE, PID_FILE},
 };
 use crate::executor;
 use crate::{convert, flags::Flags, logging};
@@ -80,14 +79,16 @@ fn end_server(dir: &Path, namespace: &str, id: &ContainerId) -> Result<()> {
         }
         server.end(serves)?;
     }
-    let Some(address) = address else {
-        return Ok(());
-    };
+    address.as_ref().map_or(Ok(()), close)
+}
+
+/// Removes the socket of a server that has ended. One that somebody serves stays.
+pub(super) fn close(address: &Address) -> Result<()> {
     // A killed process counts as dead while the last of its threads still holds the socket.
     let began = Instant::now();
     while address.is_served() {
         if began.elapsed() > LAST_BREATH {
-            tracing::warn!(%address, "somebody else serves the address of a deleted container");
+            tracing::warn!(%address, "somebody else serves this address");
             return Ok(());
         }
         sleep(STEP);

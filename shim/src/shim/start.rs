@@ -2,6 +2,9 @@
 //!
 //! The socket listens before the server is spawned, so the address can be told at once: whoever connects early waits
 //! in the socket's queue. Until the reply is complete, whatever was made is taken away again on an error.
+//!
+//! containerd makes a bundle only for what it does not know. What stands here under the container's name is therefore left
+//! of one that containerd forgot, as when its state directory was lost, and is taken away first.
 
 use std::{
     env,
@@ -18,16 +21,18 @@ use std::{
 use runtime::{
     bundle::{Bundle, Role},
     error::{Context, Error, Result},
-    ids::ContainerId,
+    fault::{self, Side},
+    ids::{ContainerId, SandboxId},
+    paths::Paths,
 };
 
-use super::{address::Address, bootstrap::Request, cgroup};
+use super::{
+    address::{ADDRESS_FILE, Address, PID_FILE},
+    bootstrap::Request,
+    cgroup, delete,
+    orphan::Server,
+};
 use crate::{flags::Flags, logging, pool};
-
-/// The file in a bundle that holds the server's pid.
-pub const PID_FILE: &str = "shim.pid";
-/// The file in a bundle that holds the server's address.
-pub const ADDRESS_FILE: &str = "address";
 
 /// Carries out `start` in the bundle that is the working directory, and returns what to print.
 pub fn start(flags: &Flags) -> Result<Vec<u8>> {
@@ -46,6 +51,8 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
         return request.reply(&address);
     }
+    fault::point("shim", "start", Side::Before)?;
+    take_forgotten(flags, &dir, &sandbox, &address)?;
     if let Some(standby) = pool::take(&request, sandbox.as_str(), &dir, &bundle, &address) {
         settle(&request, standby.processes())?;
         write_file(&dir.join(PID_FILE), &standby.pid().to_string())?;
@@ -62,8 +69,21 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
     write_file(&dir.join(PID_FILE), &pid.to_string())?;
     write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
     let reply = request.reply(&address)?;
+    fault::point("shim", "start", Side::After)?;
     made.keep();
     Ok(reply)
+}
+
+/// Takes away what containerd has forgotten of the sandbox.
+fn take_forgotten(flags: &Flags, dir: &Path, sandbox: &SandboxId, address: &Address) -> Result<()> {
+    if address.is_served() {
+        for server in Server::forgotten(&flags.namespace, &flags.id, dir) {
+            tracing::warn!(%sandbox, "containerd has forgotten this sandbox, whose server is killed");
+            server.end(true)?;
+        }
+        delete::close(address)?;
+    }
+    delete::release(&Paths::default(), sandbox)
 }
 
 /// Puts the server and what belongs to it where containerd wants them.
