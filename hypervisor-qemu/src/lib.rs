@@ -40,9 +40,9 @@ use runtime::{
     config::HypervisorConfig,
     error::{Context, Error, Result},
     ledger::Ledger,
-    vm::{Hypervisor, MemoryKind, Vm, VmSpec},
+    vm::{Boot, Hypervisor, Journal, MemoryKind, Origin, Vm, VmSpec},
 };
-use tokio::{net::UnixStream, sync::OnceCell};
+use tokio::{net::UnixStream, sync::OnceCell, task::spawn_blocking};
 
 use accelerator::Accelerator;
 use agent_channel::AgentChannel;
@@ -82,8 +82,14 @@ impl Qemu {
 
 #[async_trait]
 impl Hypervisor for Qemu {
-    async fn boot(&self, spec: VmSpec, ledger: &Ledger) -> Result<Arc<dyn Vm>> {
+    async fn boot(&self, mut spec: VmSpec, ledger: &Ledger) -> Result<Arc<dyn Vm>> {
         let accelerator = self.accelerator().await?;
+        if accelerator == Accelerator::Tcg && spec.origin != Origin::Clone {
+            let Boot::Kernel { parameters, .. } = &mut spec.boot;
+            let clock = spawn_blocking(arch::clock_parameter).await.ok().flatten();
+            // Before what the caller wants, which wins.
+            parameters.splice(..0, clock);
+        }
         let mut launch = Launch::new(&self.config.path);
         let daemon = &self.config.vhost_user_vsock_daemon;
         let AgentChannel { wire, address, template, helper } =
@@ -119,10 +125,10 @@ impl Hypervisor for Qemu {
             launch.args(args::arguments(&spec, &self.config, accelerator, &inherited)?);
             let plugged =
                 args::in_ports(&spec, &inherited)?.into_iter().map(|plugged| plugged.device).collect();
-            launch.network(spec.network.clone());
+            launch.network(spec.network.clone()).heard_by(spec.journal.clone());
             tracing::debug!(command = ?launch.command_line(), "start qemu");
             let qemu = Child::spawn("qemu", launch, ledger).await?;
-            Ok::<_, Error>((greet(qemu, qmp, console).await?, plugged))
+            Ok::<_, Error>((greet(qemu, qmp, console, spec.journal.clone()).await?, plugged))
         };
         match booted.await {
             Ok((Greeted { qemu, qmp, events, console }, plugged)) => {
@@ -180,8 +186,8 @@ struct Greeted {
 }
 
 /// Waits until QEMU has taken up its guest; if it does not, ends it and says what it said.
-async fn greet(qemu: Child, qmp: UnixStream, console: UnixStream) -> Result<Greeted> {
-    let console = Console::listen(console);
+async fn greet(qemu: Child, qmp: UnixStream, console: UnixStream, journal: Journal) -> Result<Greeted> {
+    let console = Console::listen(console, journal);
     match Qmp::connect(qmp).await {
         Ok((qmp, events)) => Ok(Greeted { qemu, qmp, events, console }),
         Err(error) => {

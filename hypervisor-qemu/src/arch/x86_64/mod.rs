@@ -1,9 +1,11 @@
 //! x86-64.
 
+mod ticks;
 mod trial;
 
 use serde_json::{Value, json};
 
+pub(crate) use ticks::clock_parameter;
 pub(crate) use trial::kvm_trial;
 
 /// Machine types that this backend can describe.
