@@ -302,7 +302,7 @@ fn logged(mut command: Command, log: &Path) -> Child {
 }
 
 /// The bytes of an OCI archive's one layer, which is not compressed.
-fn layer_of(archive: &Path) -> Vec<u8> {
+pub(crate) fn layer_of(archive: &Path) -> Vec<u8> {
     let read = |name: &str| {
         let output = Command::new("tar").arg("-xOf").arg(archive).arg(name).output().expect("run tar");
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));

@@ -112,6 +112,11 @@ impl Environment {
         self.counterpart(&format!("docker-{release}"), "sbin/dockerd")
     }
 
+    /// The folder in which Podman was unpacked, if the machine's mirror had it.
+    pub fn podman(&self) -> Option<PathBuf> {
+        self.counterpart("podman-4", "bin/podman")
+    }
+
     /// The registry of images, if the machine's mirror had it.
     pub fn registry(&self) -> Option<PathBuf> {
         Some(self.counterpart("registry", "bin/docker-registry")?.join("usr/bin/docker-registry"))

@@ -26,7 +26,12 @@ fn start(cli: &Cli, name: &str, script: &str, change: impl FnOnce(&mut Value)) -
     let id = cli.id(name);
     let bundle = cli.bundle(name, script, change).display().to_string();
     cli.leave(&["run", "--detach", "--bundle", &bundle, &id], name).good();
-    assert!(eventually(|| cli.output(name).starts_with("up")), "{:?} {name}: {}", cli.whose, cli.output(name));
+    assert!(
+        eventually(|| cli.output(name).starts_with("up")),
+        "{:?} {name}: {}",
+        cli.whose,
+        cli.output(name)
+    );
     id
 }
 
@@ -38,7 +43,8 @@ fn those_that_join_others_are_in_their_vm() {
         let in_first = |command: &str| cli.run(&["exec", &first, "sh", "-c", command]).good();
         let boot = "cat /proc/sys/kernel/random/boot_id";
 
-        let look = format!("echo up; {boot}; hostname; ps; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc");
+        let look =
+            format!("echo up; {boot}; hostname; ps; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc");
         let all: &[&str] = &["network", "ipc", "uts", "pid"];
         let guest = start(&cli, "guest", &look, joining(&pid, all));
         cli.reaches(&guest, "stopped");
@@ -112,8 +118,7 @@ fn a_vm_ends_with_its_last_container_and_the_rest_is_done_by_delete() {
         let trace = cli.path().join("trace");
         let hook = format!("echo gone >> {}", trace.display());
         let id = start(&cli, "brief", "echo up; exit 3", |config| {
-            config["hooks"] =
-                json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/usr/bin:/bin"]}]});
+            config["hooks"] = json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/usr/bin:/bin"]}]});
         });
         cli.reaches(&id, "stopped");
         if cli.whose == Whose::Ours {

@@ -36,7 +36,7 @@ install_vhost_device_vsock() {
     }
 }
 
-# Other releases of containerd and Docker, and a registry, from other releases of Debian: unpacked here, never installed.
+# Other releases of containerd and Docker, a registry and Podman, from releases of Debian: unpacked here, never installed.
 fetch_counterparts() {
     fetch_counterpart containerd-1.7 trixie bin/containerd containerd
     fetch_counterpart containerd-2 sid bin/containerd containerd
@@ -44,6 +44,8 @@ fetch_counterparts() {
     fetch_counterpart docker-20 bookworm sbin/dockerd docker.io tini
     fetch_counterpart docker-26 trixie sbin/dockerd docker.io docker-cli containerd tini
     fetch_counterpart docker-sid sid sbin/dockerd docker.io docker-cli containerd tini
+    fetch_counterpart podman-4 bookworm bin/podman podman conmon netavark aardvark-dns golang-github-containers-common \
+        golang-github-containers-image catatonit libgpgme11 libassuan0 libsubid4 libyajl2
 }
 
 # NAME SUITE PROGRAM PACKAGE...: it is there if the program is, below usr.

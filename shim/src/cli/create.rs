@@ -94,13 +94,19 @@ impl Create {
         let sandbox = bundle.sandbox_id(&id)?.to_string();
         let home = global.root.claim(&id)?;
         let mut record = describe(&self.id, &bundle, sandbox);
-        match self.make(global, mode, &home, &mut record, &bundle, &config, host) {
+        let network = network(&bundle, &config, host.as_ref().and_then(|(_, host)| host.stand_in));
+        let made = serve(global, &home, &mut record, &config, host.as_ref())
+            .and_then(|()| self.make(mode, &home, &mut record, &bundle, network));
+        match made {
             Ok((client, stand_in, terminal)) => Ok(Created { home, record, client, stand_in, terminal }),
             Err(error) => {
                 if let Err(left) = undo(&home, &record) {
                     return Err(error.context(format!("(and something is left: {left})")));
                 }
-                Err(error)
+                Err(match host {
+                    Some((_, host)) => error.context(format!("in the VM of {}", host.id)),
+                    None => error,
+                })
             }
         }
     }
@@ -113,26 +119,14 @@ impl Create {
 
     fn make(
         &self,
-        global: &Global,
         mode: Mode,
         home: &Home,
         record: &mut Record,
         bundle: &Bundle,
-        config: &Config,
-        host: Option<(Home, Record)>,
+        network: Network,
     ) -> Result<(Client, Child, Option<console::Raw>)> {
-        home.save(record)?;
-        record.server = match &host {
-            Some((theirs, host)) => {
-                home.share(theirs)?;
-                host.server
-            }
-            None => Some(spawn::server(global, home, &record.sandbox, &config.path)?),
-        };
-        home.save(record)?;
         let Ends { streams, console, terminal } =
             Ends::open(has_terminal(bundle), console_size(bundle), mode, self.console_socket.as_deref())?;
-        let network = network(bundle, config, host.and_then(|(_, host)| host.stand_in));
         // One that is not there is refused by the server.
         let rootfs = Some(bundle.rootfs()).filter(|rootfs| rootfs.is_dir());
         let role = Role { container: &self.id, exec: None, network, rootfs, console };
@@ -145,6 +139,25 @@ impl Create {
         write_pid(self.pid_file.as_deref(), stand_in.process)?;
         Ok((client, stand_in.release()?, terminal))
     }
+}
+
+/// Finds the container its server: a new one, or its `host`'s.
+fn serve(
+    global: &Global,
+    home: &Home,
+    record: &mut Record,
+    config: &Config,
+    host: Option<&(Home, Record)>,
+) -> Result<()> {
+    home.save(record)?;
+    record.server = match host {
+        Some((theirs, host)) => {
+            home.share(theirs)?;
+            host.server
+        }
+        None => Some(spawn::server(global, home, &record.sandbox, &config.path)?),
+    };
+    home.save(record)
 }
 
 /// The caller's ends of a process's streams.

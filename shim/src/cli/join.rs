@@ -22,7 +22,7 @@ pub fn host_of(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>> {
     match &bundle.role {
         Role::PodSandbox => Ok(None),
         Role::PodContainer { sandbox } => {
-            let found = root.all()?.into_iter().find(|(_, record)| record.sandbox == sandbox.as_str());
+            let found = served(root)?.into_iter().find(|(_, record)| record.sandbox == sandbox.as_str());
             found.map(Some).ok_or_else(|| {
                 Error::not_found(format!("annotations: no container of sandbox {sandbox} is here"))
             })
@@ -37,7 +37,7 @@ fn by_namespaces(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>>
     if joined.is_empty() {
         return Ok(None);
     }
-    let known = root.all()?;
+    let known = served(root)?;
     let mut host: Option<&(Home, Record)> = None;
     for (kind, name, path) in &joined {
         let Some(other) = known.iter().find(|(_, record)| has(record, name, path)) else { continue };
@@ -59,6 +59,14 @@ fn by_namespaces(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>>
         }
     }
     Ok(host.cloned())
+}
+
+/// The containers whose VM is there, the first of each VM before the others.
+fn served(root: &Root) -> Result<Vec<(Home, Record)>> {
+    let mut known = root.all()?;
+    known.retain(|(_, record)| record.server.is_some_and(|server| server.is_alive()));
+    known.sort_by_key(|(_, record)| record.id != record.sandbox);
+    Ok(known)
 }
 
 /// Whether that namespace is a container's.

@@ -124,7 +124,8 @@ impl Home {
     /// Whether there are other containers in that sandbox.
     pub fn has_neighbours(&self, sandbox: &str) -> Result<bool> {
         let root = Root(self.dir.parent().unwrap_or(Path::new("/")).to_path_buf());
-        let is_neighbour = |(home, record): &(Self, Record)| home.dir != self.dir && record.sandbox == sandbox;
+        let is_neighbour =
+            |(home, record): &(Self, Record)| home.dir != self.dir && record.sandbox == sandbox;
         Ok(root.all()?.iter().any(is_neighbour))
     }
 
