@@ -7,6 +7,7 @@ pub mod channel;
 mod clock_and_entropy;
 pub mod container;
 mod cpus;
+mod debug_console;
 mod dial;
 mod disks;
 pub mod error;

@@ -104,8 +104,8 @@ fn serve_guest(options: &Options, source: &Source, launcher: OwnedFd) -> Result<
         };
         let (parking, mut parked) = watch::channel(None);
         let guest = Arc::new(Guest::new(config));
-        let connections = source.listen(ports::beside(options.echo_port), parking)?;
-        let connections = ports::serve_beside(connections, guest.clone(), options.echo_port);
+        let connections = source.listen(ports::beside(options), parking)?;
+        let connections = ports::serve_beside(connections, guest.clone(), options);
         tracing::debug!("ready");
         tokio::select! {
             served = serve(connections, guest) => {

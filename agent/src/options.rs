@@ -32,6 +32,8 @@ pub struct Options {
     pub hotplug_timeout: Duration,
     /// Where raw streams are served, for tests and the bench of the channel.
     pub echo_port: Option<u32>,
+    /// Where shells for people are served.
+    pub debug_console_port: Option<u32>,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             pipe_size: 0,
             hotplug_timeout: HOTPLUG_TIMEOUT,
             echo_port: None,
+            debug_console_port: None,
         }
     }
 }
@@ -50,7 +53,7 @@ impl Options {
     /// Reads the words that are the agent's; the second part is what was wrong with them.
     pub fn parse(command_line: &str) -> (Self, Vec<String>) {
         let mut options = Self::default();
-        let mut faults = Vec::new();
+        let (mut faults, mut wants_console) = (Vec::new(), false);
         let words = command_line.split_ascii_whitespace().filter(|word| word.starts_with("agent."));
         for word in words {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
@@ -59,7 +62,14 @@ impl Options {
                 guest::PARAM_LOG_LEVEL => set(&mut options.log_level, parse_level(value)),
                 guest::PARAM_PIPE_SIZE => set(&mut options.pipe_size, value.parse().ok()),
                 guest::PARAM_HOTPLUG_TIMEOUT => set(&mut options.hotplug_timeout, parse_seconds(value)),
-                guest::PARAM_ECHO_PORT => set(&mut options.echo_port, parse_echo_port(value).map(Some)),
+                guest::PARAM_DEBUG_CONSOLE => {
+                    wants_console = true;
+                    value.is_empty()
+                }
+                guest::PARAM_DEBUG_CONSOLE_PORT => {
+                    set(&mut options.debug_console_port, parse_own_port(value).map(Some))
+                }
+                guest::PARAM_ECHO_PORT => set(&mut options.echo_port, parse_own_port(value).map(Some)),
                 _ => {
                     faults.push(format!("{word}: not served by this agent"));
                     continue;
@@ -68,6 +78,12 @@ impl Options {
             if !good {
                 faults.push(format!("{word}: not understood, the default stays"));
             }
+        }
+        // Either word alone is not enough, as upstream; and without a port it would be on the console, which the host only reads.
+        if !wants_console {
+            options.debug_console_port = None;
+        } else if options.debug_console_port.is_none() {
+            faults.push(format!("{}: no {}", guest::PARAM_DEBUG_CONSOLE, guest::PARAM_DEBUG_CONSOLE_PORT));
         }
         (options, faults)
     }
@@ -97,7 +113,7 @@ pub(crate) fn parse_address(text: &str) -> Option<ServerAddress> {
 }
 
 /// Any port but the agent's own.
-fn parse_echo_port(text: &str) -> Option<u32> {
+fn parse_own_port(text: &str) -> Option<u32> {
     text.parse().ok().filter(|port| *port != guest::AGENT_PORT)
 }
 
@@ -133,6 +149,18 @@ mod tests {
         );
         assert_eq!(options.hotplug_timeout, Duration::from_secs(7));
         assert_eq!(Options::parse("root=/dev/vda1").0, Options::default());
+    }
+
+    #[test]
+    fn a_debug_console_takes_two_words() {
+        let parse = |line| {
+            let (options, faults) = Options::parse(line);
+            (options.debug_console_port, faults.len())
+        };
+        assert_eq!(parse("agent.debug_console agent.debug_console_vport=1026"), (Some(1026), 0));
+        assert_eq!(parse("agent.debug_console_vport=1026"), (None, 0));
+        assert_eq!(parse("agent.debug_console"), (None, 1));
+        assert_eq!(parse("agent.debug_console agent.debug_console_vport=1024"), (None, 2));
     }
 
     #[test]

@@ -9,20 +9,23 @@ use tokio::task::JoinSet;
 use crate::{
     Guest,
     channel::{Connections, HostStream, Ports, echo, line::read_line},
-    dial, names, streams,
+    debug_console, dial, names,
+    options::Options,
+    streams,
 };
 
-/// The ports beside the agent's own; `echo` is the one for tests and the bench of the channel.
-pub fn beside(echo: Option<u32>) -> Ports {
-    [STREAM_PORT, PORT_PORT].into_iter().chain(echo).collect()
+/// The ports beside the agent's own.
+pub fn beside(options: &Options) -> Ports {
+    [STREAM_PORT, PORT_PORT].into_iter().chain(options.echo_port).chain(options.debug_console_port).collect()
 }
 
 /// Serves the connections to the ports [`beside`] the agent's own; yields the others.
 pub fn serve_beside(
     connections: Connections,
     guest: Arc<Guest>,
-    echo: Option<u32>,
-) -> impl Stream<Item = io::Result<HostStream>> + Send {
+    options: &Options,
+) -> impl Stream<Item = io::Result<HostStream>> + Send + use<> {
+    let (echo, debug) = (options.echo_port, options.debug_console_port);
     stream::unfold((connections, JoinSet::new()), move |(mut connections, mut served)| {
         let guest = guest.clone();
         async move {
@@ -35,6 +38,9 @@ pub fn serve_beside(
                         }
                         Ok((PORT_PORT, stream)) => drop(served.spawn(serve_asked(stream))),
                         Ok((port, stream)) if Some(port) == echo => drop(served.spawn(echo::serve(stream))),
+                        Ok((port, stream)) if Some(port) == debug => {
+                            drop(served.spawn(debug_console::serve(stream)));
+                        }
                         other => return Some((other.map(|(_, stream)| stream), (connections, served))),
                     },
                     Some(ended) = served.join_next() => {

@@ -321,6 +321,7 @@ mod tests {
             ],
             channel: Channel::Serial,
             network: NetworkNamespace::New,
+            journal: Default::default(),
         }
     }
 

@@ -60,7 +60,9 @@ impl Watcher {
         let _ = timeout(LAST_WORDS, self.console.drain()).await;
         let reason = self.reason();
         tracing::info!(reason, "vm ended");
-        let _ = exited.send(Some(VmExit { reason })); // Nobody may be left to hear it.
+        let wanted_memory =
+            self.qemu.wanted_memory() || self.helper.as_ref().is_some_and(|helper| helper.wanted_memory());
+        let _ = exited.send(Some(VmExit { reason, wanted_memory })); // Nobody may be left to hear it.
     }
 
     async fn until_the_end(&mut self) {

@@ -75,6 +75,7 @@ impl Bench {
             devices: vec![Device::Console, Device::Rng { source: "/dev/urandom".into() }],
             channel: Channel::Serial,
             network: NetworkNamespace::Host,
+            journal: Default::default(),
         };
         Some(Self { root, store, config, spec })
     }

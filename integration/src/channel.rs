@@ -158,6 +158,7 @@ impl Workbench {
             nics: Vec::new(),
             channel,
             network: NetworkNamespace::New,
+            journal: Default::default(),
         }
     }
 

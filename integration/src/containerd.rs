@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +31,7 @@ pub enum Runtime {
 /// A running containerd and its namespace.
 pub struct Containerd {
     dir: TempDir,
-    process: Child,
+    process: Mutex<Child>,
     programs: Option<PathBuf>,
     /// The network namespace that plays the host.
     host: Option<String>,
@@ -84,6 +85,7 @@ impl Containerd {
         .expect("write the configuration");
         let process = launch(dir.path(), programs.as_deref(), host.as_deref(), env);
         let namespace = if host.is_some() { "k8s.io".into() } else { format!("kt{}", process.id()) };
+        let process = Mutex::new(process);
         let containerd = Self { dir, process, programs, host, namespace, env: env.clone() };
         containerd.wait_for("containerd to answer", || containerd.ctr(["version"]).code == 0);
         let image = containerd.env.image();
@@ -93,25 +95,47 @@ impl Containerd {
     }
 
     /// Ends it as a restart does; containers and their shims stay.
-    pub fn stop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
+    pub fn stop(&self) {
+        let mut process = self.process();
+        let pid = nix::unistd::Pid::from_raw(process.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("containerd runs");
-        self.process.wait().expect("wait for containerd");
+        process.wait().expect("wait for containerd");
     }
 
     /// Ends it as a crash does.
-    pub fn kill(&mut self) {
-        self.process.kill().expect("containerd runs");
-        self.process.wait().expect("wait for containerd");
+    pub fn kill(&self) {
+        let mut process = self.process();
+        process.kill().expect("containerd runs");
+        process.wait().expect("wait for containerd");
+    }
+
+    /// From its next start on it is the release in `programs`, or the one on `PATH`.
+    pub fn becomes(&mut self, programs: Option<PathBuf>) {
+        self.programs = programs;
+    }
+
+    /// Loses what it keeps of its tasks, whose shims live on. Not while it runs.
+    pub fn lose_tasks(&self) {
+        let tasks = self.dir.path().join("state/io.containerd.runtime.v2.task");
+        for bundle in fs::read_dir(tasks.join(&self.namespace)).expect("read the tasks").flatten() {
+            let rootfs = bundle.path().join("rootfs");
+            let _ = nix::mount::umount2(&rootfs, nix::mount::MntFlags::MNT_DETACH); // Not every root is mounted there.
+        }
+        fs::remove_dir_all(&tasks).expect("remove the tasks");
     }
 
     /// Starts it again after [`Self::stop`] or [`Self::kill`], with `more` in its configuration.
-    pub fn start_again(&mut self, more: &str) {
+    pub fn start_again(&self, more: &str) {
         let config = self.dir.path().join("config.toml");
         let text = fs::read_to_string(&config).expect("read the configuration");
         fs::write(&config, text + more).expect("write the configuration");
-        self.process = launch(self.dir.path(), self.programs.as_deref(), self.host.as_deref(), &self.env);
+        *self.process() = launch(self.dir.path(), self.programs.as_deref(), self.host.as_deref(), &self.env);
         self.wait_for("containerd to answer again", || self.ctr(["version"]).code == 0);
+    }
+
+    fn process(&self) -> MutexGuard<'_, Child> {
+        // A handle, whole at any time.
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a fact that only asking tells.
@@ -138,6 +162,11 @@ impl Containerd {
     /// The namespace that `ctr` works in.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// What it was started with.
+    pub fn environment(&self) -> &Environment {
+        &self.env
     }
 
     /// Where its services are.
@@ -227,7 +256,7 @@ impl Containerd {
 
     /// What is left on the host of a sandbox of ours.
     pub fn remains(&self, id: &str) -> Vec<String> {
-        remains(id, Path::new("/proc/self/mounts"))
+        remains(id, Path::new("/proc/thread-self/mounts"))
     }
 
     /// Asserts that nothing is left of a sandbox, after a moment for what ends by itself.
@@ -283,12 +312,12 @@ impl Drop for Containerd {
             eprintln!("the end of containerd's log:\n{}", self.log());
         }
         let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.process.id() as i32),
+            nix::unistd::Pid::from_raw(self.process().id() as i32),
             nix::sys::signal::Signal::SIGTERM,
         );
-        let _ = self.process.wait();
+        let _ = self.process().wait();
         let dir = self.dir.path().display().to_string();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
         for point in
             mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| point.starts_with(&dir))
         {

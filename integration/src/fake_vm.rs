@@ -226,7 +226,7 @@ impl FakeVm {
         let _ = self.guest.destroy_sandbox(); // There may be none yet; its processes go with it.
         self.exited.send_if_modified(|exit| {
             let first = exit.is_none();
-            exit.get_or_insert(VmExit { reason: reason.into() });
+            exit.get_or_insert(VmExit { reason: reason.into(), wanted_memory: false });
             first
         });
     }

@@ -1,5 +1,6 @@
 //! Fakes, and what the tests that cross crates stand on.
 
+pub mod cgroups;
 pub mod channel;
 pub mod cni;
 pub mod compare;
@@ -17,8 +18,11 @@ pub mod kubelet;
 pub mod name_server;
 pub mod oci_cli;
 pub mod place;
+pub mod podman;
+pub mod pressure;
 pub mod registry;
 pub mod remains;
+pub mod restarts;
 pub mod soak;
 pub mod terminal;
 pub mod websocket;

@@ -3,16 +3,14 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use integration::{
+    cgroups::Parent,
     containerd::processes,
     kubelet::{KATA, KATA_SANDBOX, Kubelet},
-    place::unique,
 };
 use k8s_cri::v1::{
     ContainerConfig, ContainerState, ContainerStats, ContainerStatsFilter, ContainerStatsRequest,
@@ -256,9 +254,8 @@ fn containers_fail_one_after_the_other_and_the_pod_lives() {
     kubelet.containerd.assert_gone(&pod);
 }
 
-/// A container that ends while containerd does not run is said to have ended with `lost`.
-fn outlives_containerd(release: &str, lost: i32) {
-    let Some(mut kubelet) = Kubelet::start(release) else { return };
+fn outlives_containerd(release: &str) {
+    let Some(kubelet) = Kubelet::start(release) else { return };
     let pod_config = kubelet.pod("outlives");
     let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
     let config = kubelet.script("ticks", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done");
@@ -275,7 +272,8 @@ fn outlives_containerd(release: &str, lost: i32) {
     assert_eq!(kubelet.pod_status(&pod).unwrap().state, PodSandboxState::SandboxReady as i32);
     let status = kubelet.container_status(&ticking).unwrap();
     assert_eq!(status.state, ContainerState::ContainerRunning as i32);
-    assert_eq!(kubelet.ended(&ending).exit_code, lost);
+    // With runc, containerd 2 forgets it and says 255.
+    assert_eq!(kubelet.ended(&ending).exit_code, 9);
     assert_eq!(kubelet.exec(&ticking, "hostname; exit 3", 10).unwrap(), (3, "pod-host\n".into()));
     let length = kubelet.log(&config).len();
     kubelet.containerd.wait_for("more of the log", || kubelet.log(&config).len() > length);
@@ -294,62 +292,12 @@ fn outlives_containerd(release: &str, lost: i32) {
 
 #[test]
 fn a_pod_outlives_the_installed_containerd() {
-    outlives_containerd("", 9);
+    outlives_containerd("");
 }
 
 #[test]
 fn a_pod_outlives_containerd_2() {
-    // It forgets a task in which no process is left, runc's as well, and calls its end unknown.
-    outlives_containerd("2", 255);
-}
-
-/// A pod's cgroup, as the kubelet makes it: in each hierarchy of the host's. Gone when dropped.
-struct Parent {
-    name: String,
-    dirs: Vec<PathBuf>,
-}
-
-impl Parent {
-    fn make() -> Self {
-        let name = format!("kt-pod-{}", unique());
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = match root.join("cgroup.controllers").exists() {
-            true => vec![root.to_path_buf()],
-            false => ["cpu", "cpuacct", "memory", "pids"].map(|controller| root.join(controller)).into(),
-        };
-        let dirs: Vec<_> = hierarchies.iter().map(|dir| dir.join(&name)).collect();
-        for dir in &dirs {
-            fs::create_dir(dir).expect("make a cgroup");
-        }
-        Self { name, dirs }
-    }
-
-    /// The processes of a group below it, in every hierarchy the same.
-    fn members(&self, group: &str) -> Vec<i32> {
-        let read = |dir: &PathBuf| {
-            let text =
-                fs::read_to_string(dir.join(group).join("cgroup.procs")).expect("there is such a group");
-            let mut pids: Vec<i32> = text.lines().map(|pid| pid.parse().expect("a pid")).collect();
-            pids.sort_unstable();
-            pids
-        };
-        let first = read(&self.dirs[0]);
-        assert!(self.dirs.iter().all(|dir| read(dir) == first));
-        first
-    }
-
-    fn has(&self, group: &str) -> bool {
-        self.dirs.iter().any(|dir| dir.join(group).exists())
-    }
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for dir in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
-            let _ = fs::remove_dir(dir.join(&self.name)); // The test has said what is wrong.
-        }
-    }
+    outlives_containerd("2");
 }
 
 fn is_grouped_by(release: &str, handler: &str) {

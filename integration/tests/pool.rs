@@ -230,3 +230,24 @@ fn gethostname() -> String {
     let host = nix::sys::utsname::uname().expect("uname");
     host.nodename().to_string_lossy().into_owned()
 }
+
+#[test]
+fn a_server_from_the_pool_that_containerd_has_forgotten_makes_room() {
+    let Some(factory) = Factory::open() else { return };
+    let kata = runtime(&factory, "forgotten", &[]);
+    let mut pool = Pool::start(&factory, &kata);
+    pool.wait_until_full(2);
+    let containerd = &factory.containerd;
+    let id = factory.id("forgotten");
+    containerd.run_detached(&kata, &[], &id, &["sleep", "1000"]);
+    assert_eq!(phases(&factory.log(&id), "adopt"), 1, "{}", factory.log(&id));
+    containerd.kill();
+    containerd.lose_tasks();
+    containerd.start_again("");
+    let started = containerd.ctr(["task", "start", "--detach", "--null-io", &id]);
+    assert_eq!(started.code, 0, "{}\n{}", started.stderr, containerd.log());
+    assert_eq!(containerd.ctr(containerd.exec_args(&id, "e1", &["echo", "alive"])).text(), "alive\n");
+    containerd.remove(&id);
+    containerd.assert_gone(&id);
+    pool.signal(Signal::SIGTERM);
+}

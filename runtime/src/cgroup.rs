@@ -69,6 +69,21 @@ pub(crate) fn remove(path: &Path, home: &Path) -> io::Result<()> {
     }
 }
 
+/// This process's group in the hierarchy that has the controller.
+pub(crate) fn own(controller: &str) -> Option<PathBuf> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
+    own_of(Path::new(ROOT), &memberships, controller)
+}
+
+fn own_of(root: &Path, memberships: &str, controller: &str) -> Option<PathBuf> {
+    let has_it = |hierarchy: &Path| {
+        let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        hierarchy == root || name.split(',').any(|name| name == controller)
+    };
+    let found = hierarchies(root, memberships).into_iter().find(|(hierarchy, _)| has_it(hierarchy));
+    found.map(|(_, group)| group)
+}
+
 /// Where the group of that name is below a hierarchy's root.
 fn place(name: &Path) -> Result<PathBuf> {
     let text = name.to_str().unwrap_or_default();
@@ -182,13 +197,17 @@ mod tests {
         let (memory, shims, cpu) = (make("memory"), make("memory/shims"), make("cpu,cpuacct"));
         make("unified");
         let memberships = "9:name=systemd:/x\n4:memory:/shims\n3:pids:/\n1:cpu,cpuacct:/not/here\n0::/\n";
-        let expected = [(memory.clone(), shims), (cpu.clone(), cpu)];
+        let expected = [(memory.clone(), shims.clone()), (cpu.clone(), cpu.clone())];
         assert_eq!(hierarchies(root.path(), memberships), expected);
+        for (controller, expected) in [("memory", Some(shims)), ("cpuacct", Some(cpu)), ("pids", None)] {
+            assert_eq!(own_of(root.path(), memberships, controller), expected, "{controller}");
+        }
 
         fs::write(root.path().join("cgroup.controllers"), "cpu memory").unwrap();
         let shims = make("shims");
         make(".");
-        assert_eq!(hierarchies(root.path(), "0::/shims\n"), [(root.path().to_path_buf(), shims)]);
+        assert_eq!(hierarchies(root.path(), "0::/shims\n"), [(root.path().to_path_buf(), shims.clone())]);
+        assert_eq!(own_of(root.path(), "0::/shims\n", "memory"), Some(shims));
     }
 
     #[test]

@@ -6,15 +6,20 @@
 mod spawn;
 
 use std::{
-    collections::VecDeque,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     process::{self, ExitStatus},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, unix::AsyncFd},
     sync::watch,
     time::timeout,
 };
@@ -24,14 +29,17 @@ pub use spawn::Launch;
 use crate::{
     error::{Context, Error, Result},
     fault::{self, Side},
+    journal::Journal,
     ledger::{Ledger, Resource},
+    oom::{Kills, Want},
     state::{ProcessId, pidfd_open, pidfd_signal, watch_pidfd},
+    words::{Lines, Tail},
 };
 
 /// How many of the last lines are kept for error messages.
 const LAST_WORDS: usize = 12;
-/// A longer line is cut: the helper may be fed by a hostile guest.
-const LINE_LIMIT: usize = 2000;
+/// And how many bytes of them: the helper may be fed by a hostile guest.
+const BYTES_KEPT: usize = 8 << 10;
 /// How long a killed process may take to vanish.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -42,14 +50,18 @@ pub struct Child {
     pid: u32,
     pidfd: OwnedFd,
     exited: watch::Receiver<Option<ExitStatus>>,
-    last_words: Arc<Mutex<VecDeque<String>>>,
+    last_words: Arc<Mutex<Tail>>,
+    /// Whether its SIGKILL was ours.
+    killed: Arc<AtomicBool>,
+    want: Arc<OnceLock<Want>>,
 }
 
 impl Child {
     /// Starts `launch` as the helper `role` and claims it. Its standard output and error become log lines.
     pub async fn spawn(role: &'static str, launch: Launch, ledger: &Ledger) -> Result<Self> {
-        let program = launch.program();
+        let (program, journal) = (launch.program(), launch.journal());
         fault::point("start", role, Side::Before)?;
+        let kills = Kills::now();
         let mut process = launch.start().await.with_context(|| format!("start {role} {program}"))?;
         let pid = process.id();
         fault::started(role, pid);
@@ -66,12 +78,21 @@ impl Child {
         let pidfd = pidfd_open(pid).with_context(|| format!("open a pidfd of {role}"))?;
         let watched = pidfd.try_clone().and_then(watch_pidfd).with_context(|| format!("watch {role}"))?;
 
-        let last_words = Arc::new(Mutex::new(VecDeque::new()));
-        let speech = listen(role, &mut process, &last_words);
+        let last_words = Arc::new(Mutex::new(Tail::new(LAST_WORDS, BYTES_KEPT)));
+        let ear = Ear { role, last_words: last_words.clone(), journal };
+        let speech = listen(&ear, &mut process);
         let (sender, exited) = watch::channel(None);
         let ledger = ledger.clone();
+        let (killed, want) = <(Arc<AtomicBool>, Arc<OnceLock<Want>>)>::default();
+        let (was_killed, wanted) = (killed.clone(), want.clone());
         tokio::spawn(async move {
             let status = wait(watched, process).await;
+            if status.signal() == Some(nix::libc::SIGKILL)
+                && !was_killed.load(Ordering::Relaxed)
+                && let Some(found) = kills.since()
+            {
+                let _ = wanted.set(found); // Nobody else does.
+            }
             // The words before the end belong to the end; a grandchild that keeps the pipe must not delay it.
             let _ = timeout(Duration::from_millis(200), speech).await;
             if let Err(error) = ledger.forget(&claim) {
@@ -80,7 +101,7 @@ impl Child {
             tracing::debug!(role, pid, %status, "helper ended");
             let _ = sender.send(Some(status)); // Nobody may be left to hear it.
         });
-        Ok(Self { role, pid, pidfd, exited, last_words })
+        Ok(Self { role, pid, pidfd, exited, last_words, killed, want })
     }
 
     pub fn pid(&self) -> u32 {
@@ -95,13 +116,23 @@ impl Child {
     /// Why it ended, for an error message: status and last words.
     pub fn epitaph(&self) -> String {
         let status = self.exited.borrow().map_or_else(|| "still running".into(), |status| status.to_string());
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = Vec::from_iter(words.iter().map(String::as_str)).join(" | ");
+        let status = self.want.get().map_or_else(|| status.clone(), |want| format!("{status}, {want}"));
+        let words = lock(&self.last_words).joined(LAST_WORDS);
         if words.is_empty() {
             format!("{} ended: {status}", self.role)
         } else {
             format!("{} ended: {status}: {words}", self.role)
         }
+    }
+
+    /// Whether the host has killed it for want of memory, as its epitaph says then.
+    pub fn wanted_memory(&self) -> bool {
+        self.want.get().is_some()
+    }
+
+    /// The last lines that it said.
+    pub fn last_words(&self) -> Vec<String> {
+        lock(&self.last_words).lines()
     }
 
     /// Waits until it has ended by itself.
@@ -118,6 +149,9 @@ impl Child {
 
     /// Sends a signal; a process that has ended is left in peace.
     pub fn signal(&self, signal: i32) {
+        if signal == nix::libc::SIGKILL {
+            self.killed.store(true, Ordering::Relaxed);
+        }
         if let Err(error) = pidfd_signal(&self.pidfd, signal) {
             tracing::debug!(%error, role = self.role, signal, "signal not sent");
         }
@@ -149,44 +183,53 @@ async fn wait(pidfd: AsyncFd<OwnedFd>, mut process: process::Child) -> ExitStatu
     process.wait().expect("a child of ours that nobody else waits for")
 }
 
-/// Logs what the process says and keeps the last of it; ends when nobody can speak any more.
-async fn listen_to(
+/// Who hears what a process says.
+#[derive(Clone)]
+struct Ear {
     role: &'static str,
-    pipe: impl AsyncRead + Unpin,
-    last_words: Arc<Mutex<VecDeque<String>>>,
-) {
-    let mut lines = BufReader::new(pipe).split(b'\n');
-    while let Ok(Some(mut line)) = lines.next_segment().await {
-        line.truncate(LINE_LIMIT);
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        tracing::debug!(role, line, "helper says");
-        let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        if words.len() == LAST_WORDS {
-            words.pop_front();
+    last_words: Arc<Mutex<Tail>>,
+    journal: Option<Journal>,
+}
+
+impl Ear {
+    /// Logs what is said and keeps the last of it; ends when nobody can speak any more.
+    async fn listen_to(self, mut pipe: impl AsyncRead + Unpin) {
+        let (mut lines, mut buffer) = (Lines::default(), [0; 4096]);
+        while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+            lines.push(&buffer[..count], |line| self.hear(line));
         }
-        words.push_back(line);
+        lines.finish(|line| self.hear(line));
+    }
+
+    fn hear(&self, line: String) {
+        tracing::debug!(role = self.role, line, "helper says");
+        if let Some(journal) = &self.journal {
+            journal.helper(self.role, &line);
+        }
+        lock(&self.last_words).push(line);
     }
 }
 
-fn listen(
-    role: &'static str,
-    process: &mut process::Child,
-    last_words: &Arc<Mutex<VecDeque<String>>>,
-) -> impl Future<Output = ()> + use<> {
+fn listen(ear: &Ear, process: &mut process::Child) -> impl Future<Output = ()> + use<> {
     let out = process.stdout.take().and_then(|pipe| tokio::process::ChildStdout::from_std(pipe).ok());
     let err = process.stderr.take().and_then(|pipe| tokio::process::ChildStderr::from_std(pipe).ok());
-    let (words, more_words) = (last_words.clone(), last_words.clone());
+    let (ear, other) = (ear.clone(), ear.clone());
     let out = tokio::spawn(async move {
         if let Some(pipe) = out {
-            listen_to(role, pipe, words).await;
+            ear.listen_to(pipe).await;
         }
     });
     let err = tokio::spawn(async move {
         if let Some(pipe) = err {
-            listen_to(role, pipe, more_words).await;
+            other.listen_to(pipe).await;
         }
     });
     async move {
         let _ = tokio::join!(out, err); // Neither panics nor is cancelled.
     }
+}
+
+fn lock(words: &Mutex<Tail>) -> MutexGuard<'_, Tail> {
+    // Lines, whole after each step.
+    words.lock().unwrap_or_else(PoisonError::into_inner)
 }

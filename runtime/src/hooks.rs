@@ -28,7 +28,12 @@ use crate::{
 
 /// Runs the `poststop` hooks of a container whose sandbox is gone, and its server with it. The hooks' processes are listed
 /// meanwhile in a record of the container's own.
-pub async fn run_poststop(paths: &Paths, id: &ContainerId, bundle: &Bundle, deadline: Duration) -> Result<()> {
+pub async fn run_poststop(
+    paths: &Paths,
+    id: &ContainerId,
+    bundle: &Bundle,
+    deadline: Duration,
+) -> Result<()> {
     if bundle.spec.hooks().as_ref().is_none_or(|hooks| hooks.poststop().as_ref().is_none_or(Vec::is_empty)) {
         return Ok(());
     }

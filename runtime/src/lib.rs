@@ -3,6 +3,7 @@
 //! It knows no containerd type, no command line and no hypervisor; those sit in front of it and behind
 //! [`vm::Hypervisor`].
 
+pub mod accident;
 pub mod agent;
 mod bpf;
 pub mod bundle;
@@ -19,9 +20,11 @@ pub mod features;
 pub mod hooks;
 mod idmap;
 pub mod ids;
+pub mod journal;
 pub mod ledger;
 mod netlink;
 mod network;
+mod oom;
 pub mod paths;
 pub mod pod;
 mod ports;
@@ -33,3 +36,4 @@ pub mod stdio;
 pub mod storage;
 pub mod template;
 pub mod vm;
+mod words;

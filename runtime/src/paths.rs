@@ -38,6 +38,11 @@ impl Paths {
         self.state.join("vm").join(id.as_str())
     }
 
+    /// `/run/vc/accidents`: reports of what died, the newest few.
+    pub fn accidents(&self) -> PathBuf {
+        self.state.join("accidents")
+    }
+
     /// `/run/kata-containers/shared/sandboxes/<id>`: the tree behind the shared file system.
     pub fn share(&self, id: &SandboxId) -> SharePaths {
         SharePaths { root: self.shared.join("sandboxes").join(id.as_str()) }

@@ -155,3 +155,12 @@ fn a_child_dies_with_the_process_that_started_it() {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+#[tokio::test]
+async fn a_child_that_somebody_kills_was_not_killed_for_want_of_memory() {
+    let root = tempfile::tempdir().unwrap();
+    let (ledger, _store) = ledger(&root);
+    let child = Child::spawn("victim", shell("kill -KILL $$"), &ledger).await.unwrap();
+    child.wait(SOON).await.unwrap();
+    assert!(!child.wanted_memory() && child.epitaph().contains("SIGKILL"), "{}", child.epitaph());
+}

@@ -111,6 +111,7 @@ impl Keeper {
         let annotations = bundle.spec.annotations().iter().flatten();
         let (config, ignored) = Config::find(config)?.annotated(annotations)?;
         self.setup.log_level.apply(&config.runtime);
+        self.setup.log_level.name(id);
         for warning in config.warnings.iter().chain(&ignored) {
             tracing::warn!(file = %config.path.display(), warning, "configuration");
         }

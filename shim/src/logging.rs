@@ -9,12 +9,12 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
 
 use nix::libc::O_NONBLOCK;
-use runtime::config::RuntimeConfig;
+use runtime::{config::RuntimeConfig, ids::SandboxId};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -34,6 +34,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+/// Before the name of the sandbox.
+const SANDBOX: &str = " sandbox=";
 /// containerd's fifo in the bundle.
 const FIFO: &str = "log";
 
@@ -46,16 +48,17 @@ pub fn init(bundle: &Path, debug: bool) -> LogLevel {
 pub fn to(file: File, debug: bool) -> LogLevel {
     let first = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let (filter, handle) = reload::Layer::new(first);
+    let sandbox = Sandbox::default();
     let lines = tracing_subscriber::fmt::layer()
         .fmt_fields(Logfmt)
-        .event_format(Logfmt)
+        .event_format(Lines(sandbox.clone()))
         .with_writer(Sink(Arc::new(file)))
         .with_filter(filter);
     if tracing_subscriber::registry().with(lines).try_init().is_err() {
         return LogLevel::default(); // Another log of this process came first, as in tests.
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "this process ends")));
-    LogLevel(Some(handle))
+    LogLevel(Some((handle, sandbox)))
 }
 
 /// Opens the bundle's fifo, if it is one.
@@ -71,9 +74,12 @@ pub fn phase(name: &str, began: Instant) {
     tracing::debug!(phase = name, ms = began.elapsed().as_secs_f64() * 1e3, "phase");
 }
 
-/// How much is logged; can be changed while running.
+/// How much is logged, and of which sandbox; can be changed while running.
 #[derive(Debug, Clone, Default)]
-pub struct LogLevel(Option<reload::Handle<LevelFilter, Registry>>);
+pub struct LogLevel(Option<(reload::Handle<LevelFilter, Registry>, Sandbox)>);
+
+/// The sandbox that lines are about which do not say so themselves.
+type Sandbox = Arc<RwLock<String>>;
 
 impl LogLevel {
     /// Logs as much as the configuration asks for; never less than everything that `-debug` asked for.
@@ -81,11 +87,20 @@ impl LogLevel {
         let configured =
             if config.enable_debug { Some(LevelFilter::DEBUG) } else { config.log_level.parse().ok() };
         let configured = configured.unwrap_or(LevelFilter::INFO);
-        if let Some(handle) = &self.0 {
+        if let Some((handle, _)) = &self.0 {
             // The only failure is a subscriber that is gone, and its log with it.
             let _ = handle.modify(|level| {
                 *level = if *level == LevelFilter::DEBUG { configured.max(*level) } else { configured };
             });
+        }
+    }
+}
+
+impl LogLevel {
+    /// From now on every line has this sandbox's name.
+    pub fn name(&self, id: &SandboxId) {
+        if let Some((_, sandbox)) = &self.0 {
+            id.as_str().clone_into(&mut sandbox.write().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -115,11 +130,15 @@ impl<'a> MakeWriter<'a> for Sink {
     }
 }
 
-/// `time="…" level=info msg="…" key=value …`, then the fields of the spans around it, outermost first.
+/// `time="…" level=info msg="…" key=value …`, then the fields of the spans around it, outermost first, and the sandbox.
+#[derive(Debug, Clone)]
+struct Lines(Sandbox);
+
+/// ` key=value …`.
 #[derive(Debug, Clone, Copy)]
 struct Logfmt;
 
-impl<S, N> FormatEvent<S, N> for Logfmt
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -143,10 +162,16 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         write!(out, " msg={}{}", Quoted(&fields.message), fields.rest)?;
+        let mut fields_say_sandbox = fields.rest.contains(SANDBOX);
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
+                fields_say_sandbox |= fields.contains(SANDBOX);
                 out.write_str(fields)?;
             }
+        }
+        let sandbox = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if !fields_say_sandbox && !sandbox.is_empty() {
+            write!(out, "{SANDBOX}{}", Quoted(&sandbox))?;
         }
         out.write_char('\n')
     }
@@ -217,7 +242,7 @@ mod tests {
     use super::*;
 
     /// What is logged by `act`, through the same layers but for the global subscriber.
-    fn logged(act: impl FnOnce()) -> String {
+    fn logged(of: &str, act: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Memory(Arc<Mutex<Vec<u8>>>);
         impl Write for Memory {
@@ -233,7 +258,7 @@ mod tests {
         let writer = memory.clone();
         let lines = tracing_subscriber::fmt::layer()
             .fmt_fields(Logfmt)
-            .event_format(Logfmt)
+            .event_format(Lines(Sandbox::new(RwLock::new(of.into()))))
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), act);
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
@@ -241,7 +266,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_with_the_fields_of_its_spans() {
-        let text = logged(|| {
+        let text = logged("another", || {
             let _outer = tracing::info_span!("create", sandbox = "s1", container = "c1", exec = "").entered();
             tracing::info!(phase = "vm-start", ms = 12.3456, "phase");
             tracing::warn!(error = %"two\nlines \"quoted\"", path = "/a=b", "odd but survived");
@@ -256,6 +281,22 @@ mod tests {
         let second =
             r#"level=warning msg="odd but survived" error="two\nlines \"quoted\"" path="/a=b" sandbox=s1"#;
         assert!(lines[1].contains(second), "{text}");
+    }
+
+    #[test]
+    fn every_line_has_its_sandbox_once() {
+        let act = || {
+            tracing::info!("one");
+            tracing::info!(sandbox = "s2", "two");
+            let _span = tracing::info_span!("call", sandbox = "s3").entered();
+            tracing::info!("three");
+        };
+        let ends = |text: &str| {
+            let ends = text.lines().map(|line| line.split_once("msg=").map_or("", |(_, end)| end).to_owned());
+            ends.collect::<Vec<_>>()
+        };
+        assert_eq!(ends(&logged("s1", act)), ["one sandbox=s1", "two sandbox=s2", "three sandbox=s3"]);
+        assert_eq!(ends(&logged("", act))[0], "one");
     }
 
     #[test]

@@ -468,12 +468,12 @@ fn make_cwd(spec: &oci::Spec) -> Result<()> {
 async fn clean(id: &str, bundle: &Path, isolation: &Isolation) {
     if let Isolation::Full(_) = isolation {
         if let Err(error) = cgroup::remove(id).await {
-            tracing::warn!(%error, "a cgroup stays");
+            tracing::warn!(container = id, %error, "a cgroup stays");
         }
         launcher::forget(id);
     }
     if let Err(error) = fs::remove_dir_all(bundle) {
-        tracing::warn!(%error, bundle = %bundle.display(), "a bundle stays");
+        tracing::warn!(container = id, %error, bundle = %bundle.display(), "a bundle stays");
     }
 }
 

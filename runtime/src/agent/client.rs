@@ -21,7 +21,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use ttrpc::{
     Code,
     r#async::{Client, transport::Socket},
-    context::{self, Context as Deadline},
+    context,
 };
 
 use super::{
@@ -165,7 +165,7 @@ impl AgentClient {
     }
 
     /// A connection to a port that agents may lack.
-    pub(super) async fn connect_beside(&self, port: u32) -> io::Result<GuestStream> {
+    pub async fn connect_beside(&self, port: u32) -> io::Result<GuestStream> {
         self.link.try_connect(port).await
     }
 
@@ -177,11 +177,11 @@ impl AgentClient {
     /// Whether the agent answers at all.
     pub async fn check(&self) -> Result<()> {
         let request = CheckRequest::new();
-        called("Check", self.health.check(within(self.health_deadline), &request)).await.map(drop)
+        called("Check", self.health_deadline, self.health.check(untold(), &request)).await.map(drop)
     }
 
     pub async fn create_sandbox(&self, request: &wire::CreateSandboxRequest) -> Result<()> {
-        called("CreateSandbox", self.agent.create_sandbox(within(CALL), request)).await.map(drop)
+        called("CreateSandbox", CALL, self.agent.create_sandbox(untold(), request)).await.map(drop)
     }
 
     /// Sets the guest's wall clock to the host's.
@@ -192,18 +192,18 @@ impl AgentClient {
             Usec: i64::from(now.subsec_micros()),
             ..Default::default()
         };
-        called("SetGuestDateTime", self.agent.set_guest_date_time(within(CALL), &request)).await.map(drop)
+        called("SetGuestDateTime", CALL, self.agent.set_guest_date_time(untold(), &request)).await.map(drop)
     }
 
     /// Puts vCPUs to use until there are `total`, and all memory.
     pub async fn online(&self, total: u32) -> Result<()> {
         let request = wire::OnlineCPUMemRequest { wait: true, nb_cpus: total, ..Default::default() };
-        called("OnlineCPUMem", self.agent.online_cpu_mem(within(CALL), &request)).await.map(drop)
+        called("OnlineCPUMem", CALL, self.agent.online_cpu_mem(untold(), &request)).await.map(drop)
     }
 
     /// Makes the interface with that hardware address the one described; waits for it to come.
     pub async fn update_interface(&self, request: &wire::UpdateInterfaceRequest) -> Result<()> {
-        called("UpdateInterface", self.agent.update_interface(within(CALL), request)).await.map(drop)
+        called("UpdateInterface", CALL, self.agent.update_interface(untold(), request)).await.map(drop)
     }
 
     /// Lets the guest let go of a card. False if the agent cannot.
@@ -212,40 +212,42 @@ impl AgentClient {
             return Ok(false);
         }
         let request = RemoveInterfaceRequest { hw_addr, name, ..Default::default() };
-        let removed = self.extras.remove_interface(within(REMOVE), &request);
-        called("RemoveInterface", removed).await.map(|_| true)
+        let removed = self.extras.remove_interface(untold(), &request);
+        called("RemoveInterface", REMOVE, removed).await.map(|_| true)
     }
 
     pub async fn update_routes(&self, request: &wire::UpdateRoutesRequest) -> Result<()> {
-        called("UpdateRoutes", self.agent.update_routes(within(CALL), request)).await.map(drop)
+        called("UpdateRoutes", CALL, self.agent.update_routes(untold(), request)).await.map(drop)
     }
 
     pub async fn add_arp_neighbors(&self, request: &wire::AddARPNeighborsRequest) -> Result<()> {
-        called("AddARPNeighbors", self.agent.add_arp_neighbors(within(CALL), request)).await.map(drop)
+        called("AddARPNeighbors", CALL, self.agent.add_arp_neighbors(untold(), request)).await.map(drop)
     }
 
     /// Asks the guest to end everything. It may be gone already, so failure is only logged.
     pub async fn destroy_sandbox(&self) {
         let request = wire::DestroySandboxRequest::new();
-        let farewell = self.agent.destroy_sandbox(within(FAREWELL), &request);
-        if let Err(error) = called("DestroySandbox", farewell).await {
+        let farewell = self.agent.destroy_sandbox(untold(), &request);
+        if let Err(error) = called("DestroySandbox", FAREWELL, farewell).await {
             tracing::debug!(%error, "the guest did not say farewell");
         }
     }
 
     pub async fn create_container(&self, request: &wire::CreateContainerRequest) -> Result<()> {
-        let created = self.agent.create_container(within(self.create), request);
-        passed("CreateContainer", created, refused("OCI runtime create failed")).await.map(drop)
+        let created = self.agent.create_container(untold(), request);
+        passed("CreateContainer", Some(self.create), created, during("OCI runtime create failed"))
+            .await
+            .map(drop)
     }
 
     pub async fn start_container(&self, container: &str) -> Result<()> {
         let request = wire::StartContainerRequest { container_id: container.into(), ..Default::default() };
-        called("StartContainer", self.agent.start_container(within(CALL), &request)).await.map(drop)
+        called("StartContainer", CALL, self.agent.start_container(untold(), &request)).await.map(drop)
     }
 
     pub async fn remove_container(&self, container: &str) -> Result<()> {
         let request = wire::RemoveContainerRequest { container_id: container.into(), ..Default::default() };
-        called("RemoveContainer", self.agent.remove_container(within(CALL), &request)).await.map(drop)
+        called("RemoveContainer", CALL, self.agent.remove_container(untold(), &request)).await.map(drop)
     }
 
     pub async fn exec(&self, process: &GuestProcess, spec: &oci::Process) -> Result<()> {
@@ -258,8 +260,10 @@ impl AgentClient {
             process_json: protocols::oci::process_to_json(spec).map_err(fault)?,
             ..Default::default()
         };
-        let started = self.agent.exec_process(within(self.create), &request);
-        passed("ExecProcess", started, refused("OCI runtime exec failed: exec failed")).await.map(drop)
+        let started = self.agent.exec_process(untold(), &request);
+        passed("ExecProcess", Some(self.create), started, during("OCI runtime exec failed: exec failed"))
+            .await
+            .map(drop)
     }
 
     /// [`ErrorKind::NotFound`] when the process has ended.
@@ -277,7 +281,7 @@ impl AgentClient {
             all: scope == SignalScope::All,
             ..Default::default()
         };
-        called("SignalProcess", self.agent.signal_process(within(CALL), &request)).await.map(drop)
+        called("SignalProcess", CALL, self.agent.signal_process(untold(), &request)).await.map(drop)
     }
 
     /// Waits, without a deadline, until the process has ended; the agent then forgets it.
@@ -287,7 +291,7 @@ impl AgentClient {
             exec_id: process.exec.clone(),
             ..Default::default()
         };
-        let response = called("WaitProcess", self.agent.wait_process(Deadline::default(), &request)).await?;
+        let response = endless("WaitProcess", self.agent.wait_process(untold(), &request)).await?;
         Ok(GuestExit { code: response.status as u32 & 0xff, oom_kills: response.oom_kills })
     }
 
@@ -299,7 +303,7 @@ impl AgentClient {
             data,
             ..Default::default()
         };
-        called("WriteStdin", self.agent.write_stdin(Deadline::default(), &request)).await.map(drop)
+        endless("WriteStdin", self.agent.write_stdin(untold(), &request)).await.map(drop)
     }
 
     pub async fn close_stdin(&self, process: &GuestProcess) -> Result<()> {
@@ -308,7 +312,7 @@ impl AgentClient {
             exec_id: process.exec.clone(),
             ..Default::default()
         };
-        called("CloseStdin", self.agent.close_stdin(within(CALL), &request)).await.map(drop)
+        called("CloseStdin", CALL, self.agent.close_stdin(untold(), &request)).await.map(drop)
     }
 
     /// Waits, without a deadline, for output. Empty is the end.
@@ -320,12 +324,8 @@ impl AgentClient {
             ..Default::default()
         };
         let response = match output {
-            Output::Stdout => {
-                called("ReadStdout", self.agent.read_stdout(Deadline::default(), &request)).await?
-            }
-            Output::Stderr => {
-                called("ReadStderr", self.agent.read_stderr(Deadline::default(), &request)).await?
-            }
+            Output::Stdout => endless("ReadStdout", self.agent.read_stdout(untold(), &request)).await?,
+            Output::Stderr => endless("ReadStderr", self.agent.read_stderr(untold(), &request)).await?,
         };
         if response.data.len() > limit as usize {
             return Err(Error::internal(format!(
@@ -344,18 +344,18 @@ impl AgentClient {
             column: width,
             ..Default::default()
         };
-        called("TtyWinResize", self.agent.tty_win_resize(within(CALL), &request)).await.map(drop)
+        called("TtyWinResize", CALL, self.agent.tty_win_resize(untold(), &request)).await.map(drop)
     }
 
     /// Returns when every process of the container stands still.
     pub async fn pause_container(&self, container: &str) -> Result<()> {
         let request = wire::PauseContainerRequest { container_id: container.into(), ..Default::default() };
-        called("PauseContainer", self.agent.pause_container(within(CALL), &request)).await.map(drop)
+        called("PauseContainer", CALL, self.agent.pause_container(untold(), &request)).await.map(drop)
     }
 
     pub async fn resume_container(&self, container: &str) -> Result<()> {
         let request = wire::ResumeContainerRequest { container_id: container.into(), ..Default::default() };
-        called("ResumeContainer", self.agent.resume_container(within(CALL), &request)).await.map(drop)
+        called("ResumeContainer", CALL, self.agent.resume_container(untold(), &request)).await.map(drop)
     }
 
     /// Sets new limits; what is not named stays.
@@ -368,12 +368,12 @@ impl AgentClient {
             resources_json: json,
             ..Default::default()
         };
-        called("UpdateContainer", self.agent.update_container(within(CALL), &request)).await.map(drop)
+        called("UpdateContainer", CALL, self.agent.update_container(untold(), &request)).await.map(drop)
     }
 
     pub async fn stats_container(&self, container: &str) -> Result<wire::StatsContainerResponse> {
         let request = wire::StatsContainerRequest { container_id: container.into(), ..Default::default() };
-        called("StatsContainer", self.agent.stats_container(within(CALL), &request)).await
+        called("StatsContainer", CALL, self.agent.stats_container(untold(), &request)).await
     }
 
     /// Whether [`Self::signal`] reaches every process of a container whatever the signal.
@@ -384,8 +384,8 @@ impl AgentClient {
     async fn has_extras(&self) -> Result<bool> {
         let ask = || async {
             let request = wire::GuestDetailsRequest::new();
-            let details = self.agent.get_guest_details(within(CALL), &request);
-            let details = called("GetGuestDetails", details).await?;
+            let details = self.agent.get_guest_details(untold(), &request);
+            let details = called("GetGuestDetails", CALL, details).await?;
             Ok(details.agent_details.extra_features.iter().any(|feature| feature == FEATURE_EXTRAS))
         };
         self.has_extras.get_or_try_init(ask).await.copied()
@@ -397,15 +397,15 @@ impl AgentClient {
             return Ok(None);
         }
         let request = ListProcessesRequest { container_id: container.into(), ..Default::default() };
-        let listed = self.extras.list_processes(within(CALL), &request);
-        Ok(Some(called("ListProcesses", listed).await?.processes))
+        let listed = self.extras.list_processes(untold(), &request);
+        Ok(Some(called("ListProcesses", CALL, listed).await?.processes))
     }
 
     /// Waits, without a deadline, until the guest runs out of memory and kills. Returns the container, and how many of
     /// its processes were killed so far if the agent says so.
     pub async fn oom_kill(&self) -> Result<(String, Option<u64>)> {
         let request = wire::GetOOMEventRequest::new();
-        let event = called("GetOOMEvent", self.agent.get_oom_event(Deadline::default(), &request)).await?;
+        let event = endless("GetOOMEvent", self.agent.get_oom_event(untold(), &request)).await?;
         Ok((event.container_id, Some(event.oom_kills).filter(|kills| *kills > 0)))
     }
 }
@@ -420,45 +420,57 @@ fn for_upstream(mut resources: oci::LinuxResources) -> Result<protocols::wire_oc
     protocols::oci::resources_to_wire(&resources).map_err(|error| Error::invalid(error.to_string()))
 }
 
-fn within(deadline: Duration) -> Deadline {
-    context::with_duration(fault::patience(deadline))
+/// What the guest is told of a deadline: nothing. It would count by its own clock, which may run faster than the host's.
+fn untold() -> context::Context {
+    context::Context::default()
 }
 
 /// Makes one call of the agent's.
-async fn called<T>(name: &'static str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
-    passed(name, call, rpc(name)).await
+async fn called<T>(
+    name: &'static str,
+    deadline: Duration,
+    call: impl Future<Output = ttrpc::Result<T>>,
+) -> Result<T> {
+    passed(name, Some(deadline), call, during_call(name)).await
+}
+
+/// The same of one that may take for ever.
+async fn endless<T>(name: &'static str, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    passed(name, None, call, during_call(name)).await
 }
 
 /// The same, with words of its own for a refusal.
 async fn passed<T>(
     name: &'static str,
+    deadline: Option<Duration>,
     call: impl Future<Output = ttrpc::Result<T>>,
-    refusal: impl Fn(ttrpc::Error) -> Error,
+    refusal: impl Fn(Error) -> Error,
 ) -> Result<T> {
     fault::point("agent", name, Side::Before)?;
-    let answer = call.await.map_err(refusal);
+    let answer = match deadline {
+        Some(deadline) => timeout(fault::patience(deadline), call)
+            .await
+            .map_err(|_| Error::deadline("the guest did not answer in time"))
+            .and_then(|answer| answer.map_err(told)),
+        None => call.await.map_err(told),
+    };
     fault::point("agent", name, Side::After)?;
-    answer
+    answer.map_err(refusal)
 }
 
-/// The guest's answer as an error of ours. Its text is the guest's word, so it is cut.
-fn rpc(call: &'static str) -> impl Fn(ttrpc::Error) -> Error {
-    move |error| told(error).context(format!("agent {call}"))
+fn during_call(name: &'static str) -> impl Fn(Error) -> Error {
+    move |error| error.context(format!("agent {name}"))
 }
 
 /// An error under the words that users know from other runtimes.
-fn refused(words: &'static str) -> impl Fn(ttrpc::Error) -> Error {
-    move |error| told(error).context(words)
+fn during(words: &'static str) -> impl Fn(Error) -> Error {
+    move |error| error.context(words)
 }
 
 /// What the guest said; it may be hostile, so not at any length.
 fn told(error: ttrpc::Error) -> Error {
     let (kind, text) = match &error {
         ttrpc::Error::RpcStatus(status) => (kind_of(status.code()), status.message.clone()),
-        // ttrpc has no other mark of its own deadline.
-        ttrpc::Error::Others(text) if text == "Request deadline elapsed" => {
-            (ErrorKind::DeadlineExceeded, "the guest did not answer in time".into())
-        }
         other => (ErrorKind::Unavailable, other.to_string()),
     };
     Error::new(kind, text.chars().take(2000).collect::<String>())

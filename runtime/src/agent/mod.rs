@@ -13,3 +13,6 @@ pub(crate) use client::{AgentClient, GuestExit, GuestProcess, Output, SignalScop
 pub use link::{AgentLink, GuestStream};
 pub(crate) use stream::{GuestInput, GuestOutput};
 pub use template::{become_template, wake};
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Context, Error, Result},
+    journal::Journal,
     vm::NetworkNamespace,
 };
 
@@ -55,6 +56,7 @@ pub struct Launch {
     fds: Vec<OwnedFd>,
     network: NetworkNamespace,
     secure_bits: Option<libc::c_int>,
+    journal: Option<Journal>,
 }
 
 impl Launch {
@@ -62,7 +64,7 @@ impl Launch {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { command, fds: Vec::new(), network: NetworkNamespace::Host, secure_bits: None }
+        Self { command, fds: Vec::new(), network: NetworkNamespace::Host, secure_bits: None, journal: None }
     }
 
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
@@ -85,6 +87,17 @@ impl Launch {
     pub fn dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
         self.command.current_dir(dir);
         self
+    }
+
+    /// Lets `journal` have what it says, too.
+    pub fn heard_by(&mut self, journal: Journal) -> &mut Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Who hears what it says, besides its owner.
+    pub(super) fn journal(&self) -> Option<Journal> {
+        self.journal.clone()
     }
 
     /// What it reads on its standard input.
@@ -137,7 +150,7 @@ impl Launch {
     }
 
     pub(super) async fn start(self) -> Result<Child> {
-        let Self { mut command, fds, network, secure_bits } = self;
+        let Self { mut command, fds, network, secure_bits, journal: _ } = self;
         let network = Entry::open(&network)?;
         // Numbers above the targets, so that no dup2 overwrites one that is still to be placed.
         let fds = fds

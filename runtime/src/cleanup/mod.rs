@@ -7,9 +7,11 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    accident::{Report, Shelf},
     error::{Context, Error, ErrorKind, Result},
     ids::SandboxId,
     ledger::{Ledger, Resource},
+    oom,
     paths::Paths,
     state::{StateStore, boot_id},
 };
@@ -66,11 +68,12 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
     }
     if let Some(store) = known(&dir)? {
         let store = Arc::new(store);
+        report(paths, &store);
         if !of_this_boot(&store) {
             // Its processes ended with the host, and their numbers may be others' by now.
-            store.update(|record| {
+            store.note(|record| {
                 record.own.ledger.retain(|claim| !matches!(claim, Resource::Process { .. }));
-            })?;
+            });
         }
         Ledger::new(store.clone()).release_all()?;
         store.remove()?;
@@ -78,6 +81,30 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
         sweep::sweep(paths, id)?;
     }
     Ok(true)
+}
+
+/// What was said last went with the owner.
+fn report(paths: &Paths, store: &StateStore) {
+    let record = store.record();
+    let owner = record.own.owner.map_or(0, |owner| owner.pid);
+    let mut what = format!("its owner, process {owner}, ended without taking it down");
+    if let Some(want) = wanted_memory(&record.own.ledger) {
+        what = format!("{what}; processes of it were {want}");
+    }
+    let mut report = Report::new(&record.sandbox_container, &what);
+    report.containers = record.config.container_configs.into_iter().map(|container| container.id).collect();
+    tracing::error!(sandbox = report.sandbox, reason = what, "a sandbox is cleaned up after its owner");
+    if let Err(error) = Shelf::new(paths.accidents()).put(&report) {
+        tracing::warn!(%error, "kata-runtime logs will not know of this");
+    }
+}
+
+/// What its group of processes had too little of.
+fn wanted_memory(ledger: &[Resource]) -> Option<oom::Want> {
+    ledger.iter().find_map(|claim| match claim {
+        Resource::Cgroup { path, .. } => oom::want_in(path),
+        _ => None,
+    })
 }
 
 /// The record in `dir`; `None` if it is none of ours. An error if its owner lives; a dying one is waited for.

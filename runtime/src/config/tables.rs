@@ -19,6 +19,8 @@ pub struct AgentConfig {
     pub(super) create_container_timeout: u64,
     health_check_request_timeout_ms: u64,
     pub container_pipe_size: u32,
+    /// Whether the guest has a shell of its own for `kata-runtime console`.
+    pub debug_console_enabled: bool,
 }
 
 impl Default for AgentConfig {
@@ -32,6 +34,7 @@ impl Default for AgentConfig {
             create_container_timeout: 60,
             health_check_request_timeout_ms: 90_000,
             container_pipe_size: 0,
+            debug_console_enabled: false,
         }
     }
 }

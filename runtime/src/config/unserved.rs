@@ -123,7 +123,6 @@ const HYPERVISOR: &[(&str, Harmless)] = &[
 const AGENT: &[(&str, Harmless)] = &[
     ("cdh_api_timeout", Any),
     ("cdh_api_timeout_ms", Any),
-    ("debug_console_enabled", Off),
     ("dial_timeout_ms", Any),
     ("enable_tracing", Off),
     ("launch_process_timeout", Any),

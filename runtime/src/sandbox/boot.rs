@@ -13,8 +13,8 @@ use crate::{
     ids::SandboxId,
     share_fs::ShareFs,
     vm::{
-        Boot, Channel, Device, GuestRootfs, MemoryKind, MiB, NetworkNamespace, Origin, VmSize, VmSpec,
-        vhost_vsock,
+        Boot, Channel, Device, GuestRootfs, Journal, MemoryKind, MiB, NetworkNamespace, Origin, VmSize,
+        VmSpec, vhost_vsock,
     },
 };
 
@@ -104,6 +104,7 @@ pub(super) fn vm_spec(
         ],
         channel,
         network: network_namespace(config, bundle),
+        journal: Journal::default(),
     }
 }
 
@@ -120,6 +121,8 @@ pub(super) fn template_spec(
     spec.origin = Origin::Template;
     spec.channel = Channel::Serial;
     spec.network = NetworkNamespace::New;
+    // What another VM says is not the sandbox's.
+    spec.journal = Journal::default();
     spec.added.clear();
     spec.nics.clear();
     for device in &mut spec.devices {
@@ -164,6 +167,10 @@ fn kernel_parameters(config: &Config, channel: Channel) -> Vec<String> {
     }
     if agent.container_pipe_size > 0 {
         parameters.push(format!("{}={}", guest::PARAM_PIPE_SIZE, agent.container_pipe_size));
+    }
+    if agent.debug_console_enabled {
+        parameters.push(guest::PARAM_DEBUG_CONSOLE.to_owned());
+        parameters.push(format!("{}={}", guest::PARAM_DEBUG_CONSOLE_PORT, guest::DEBUG_CONSOLE_PORT));
     }
     parameters.extend(config.hypervisor.kernel_params.split_whitespace().map(str::to_owned));
     parameters

@@ -1,18 +1,26 @@
 //! From the description of a VM to a guest whose agent has answered and whose network follows its namespace's.
 
-use std::{future::pending, sync::Arc, time::Instant};
+use std::{
+    future::pending,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protocols::guest::AGENT_PORT;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::{Running, Sandbox, disks::Disks, lock, monitor, phase};
 use crate::{
     agent::AgentClient,
-    error::{Context, Error, Result},
+    error::{Context, Error, ErrorKind, Result},
     network::{Ground, Settings},
     ports::{Forward, Names},
-    vm::{NetworkNamespace, Vm, VmSize, VmSpec},
+    vm::{NetworkNamespace, Vm, VmExit, VmSize, VmSpec},
 };
+
+/// When the VM's end is why its agent does not answer, the end is known by then.
+const NEWS_OF_DEATH: Duration = Duration::from_secs(1);
 
 /// A VM whose agent has answered.
 pub(super) struct Started {
@@ -122,14 +130,26 @@ impl Sandbox {
         let greeting = async {
             let agent = agent.await?;
             agent.create_sandbox(&self.guest_sandbox()).await?;
-            Ok(agent)
+            Ok::<_, Error>(agent)
         };
-        let daemon = self.share.daemon().map(|daemon| daemon.exited());
-        tokio::select! {
-            agent = greeting => agent,
-            reason = monitor::first_end(vm.exited(), daemon, pending()) => {
-                Err(self.blame_share(Error::unavailable(format!("the VM ended while it booted: {reason}"))).await)
-            }
+        let daemon = self.share.daemon();
+        let mut ended = pin!(monitor::first_end(vm.exited(), daemon, pending()));
+        let error = tokio::select! {
+            agent = greeting => match agent {
+                Ok(agent) => return Ok(agent),
+                Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Err(error),
+                Err(error) => error,
+            },
+            exit = &mut ended => return Err(self.ended_early(&exit).await),
+        };
+        // The end of the VM may be what broke the conversation, and is known a moment later.
+        match timeout(NEWS_OF_DEATH, ended).await {
+            Ok(exit) => Err(self.ended_early(&exit).await),
+            Err(_) => Err(error),
         }
+    }
+
+    async fn ended_early(&self, VmExit { reason, .. }: &VmExit) -> Error {
+        self.blame_share(Error::unavailable(format!("the VM ended while it booted: {reason}"))).await
     }
 }

@@ -111,7 +111,7 @@ impl Sandbox {
             }
         };
         let config = ContainerConfig { id: id.to_string(), rootfs: bundle.rootfs().display().to_string() };
-        self.store.update(|record| record.config.container_configs.push(config))?;
+        self.store.note(|record| record.config.container_configs.push(config));
         Ok(container)
     }
 
@@ -171,7 +171,7 @@ impl Sandbox {
             running.disks.detach(id).await;
         }
         lock(&self.containers).remove(id);
-        self.store.update(|record| record.config.container_configs.retain(|container| container.id != id))?;
+        self.store.note(|record| record.config.container_configs.retain(|container| container.id != id));
         Ok(exit)
     }
 
@@ -196,7 +196,7 @@ impl Sandbox {
             running.disks.detach(request.id.as_str()).await;
             let configs =
                 |record: &mut Record| record.config.container_configs.retain(|c| c.id != request.id.as_str());
-            self.store.update(configs)?;
+            self.store.note(configs);
         }
         ready.and(made)
     }

@@ -1,8 +1,10 @@
 //! One VM, its agent connection, its share and its containers. Does not know who asks.
 
+mod accident;
 mod boot;
 mod booting;
 mod cloning;
+mod debug_socket;
 mod disks;
 mod grouping;
 mod guest;
@@ -46,9 +48,10 @@ use crate::{
     process::Status,
     share_fs::ShareFs,
     state::{ProcessId, Record, StateStore},
-    vm::{Hypervisor, NetworkNamespace, Vm, VmSize, VmSpec},
+    vm::{Hypervisor, Journal, NetworkNamespace, Vm, VmExit, VmSize, VmSpec},
 };
 
+pub use debug_socket::{Wanted, connect as connect_debug};
 use disks::Disks;
 pub use members::CreateContainer;
 
@@ -74,15 +77,20 @@ pub struct Sandbox {
     /// Whether the guest stands still, and hears nobody.
     resting: AtomicBool,
     vm_spec: SyncMutex<Option<VmSpec>>,
+    journal: Journal,
     /// Whether a kubelet may ask for its ports.
     is_pod: bool,
     running: OnceLock<Running>,
     /// `None` while a container of that name is being created or deleted.
     containers: SyncMutex<HashMap<String, Option<Arc<Container>>>>,
     monitor: SyncMutex<Option<JoinHandle<()>>>,
+    /// Serves those who look into it, from its start on.
+    debug: SyncMutex<Option<JoinHandle<()>>>,
     /// Listens for kills for want of memory, from the first container on.
     oom_listener: SyncMutex<Option<JoinHandle<()>>>,
     stopped: OnceCell<()>,
+    /// What it died of.
+    obituary: OnceLock<String>,
     /// Only one stop at a time walks the ledger.
     stopping: Mutex<()>,
 }
@@ -170,13 +178,16 @@ impl Sandbox {
             store,
             ledger,
             share,
+            journal: spec.journal.clone(),
             vm_spec: SyncMutex::new(Some(spec)),
             is_pod: bundle.role == Role::PodSandbox,
             running: OnceLock::new(),
             containers: SyncMutex::default(),
             monitor: SyncMutex::default(),
+            debug: SyncMutex::default(),
             oom_listener: SyncMutex::default(),
             stopped: OnceCell::new(),
+            obituary: OnceLock::new(),
             stopping: Mutex::default(),
         }))
     }
@@ -189,7 +200,7 @@ impl Sandbox {
                 if self.running.set(running).is_err() {
                     return Err(Error::precondition(format!("sandbox {} was started already", self.id())));
                 }
-                let daemon = self.share.daemon().map(|daemon| daemon.exited());
+                let daemon = self.share.daemon();
                 let sandbox = Arc::downgrade(self);
                 let rests = {
                     let sandbox = sandbox.clone();
@@ -197,14 +208,16 @@ impl Sandbox {
                 };
                 let silence = health::silence(agent, rests);
                 *lock(&self.monitor) = Some(tokio::spawn(async move {
-                    let reason = monitor::first_end(exited, daemon, silence).await;
+                    let exit = monitor::first_end(exited, daemon, silence).await;
                     if let Some(sandbox) = sandbox.upgrade() {
-                        sandbox.guest_died(&reason).await;
+                        sandbox.guest_died(&exit).await;
                     }
                 }));
+                self.serve_debug();
                 Ok(())
             }
             Err(error) => {
+                self.report_failed_start(&error).await;
                 if let Err(error) = self.stop().await {
                     tracing::warn!(%error, "a failed start leaves something behind");
                 }
@@ -272,7 +285,7 @@ impl Sandbox {
             return Ok(());
         }
         let began = Instant::now();
-        for watch in [&self.monitor, &self.oom_listener] {
+        for watch in [&self.monitor, &self.oom_listener, &self.debug] {
             if let Some(watch) = lock(watch).take() {
                 watch.abort();
             }
@@ -312,8 +325,9 @@ impl Sandbox {
     }
 
     /// The VM, or what its files come from, has ended by itself: so has all that ran in it.
-    async fn guest_died(&self, reason: &str) {
-        tracing::error!(sandbox = %self.id(), reason, "the VM ended by itself");
+    async fn guest_died(&self, VmExit { reason, wanted_memory }: &VmExit) {
+        // Before anybody hears of it: once a container has ended, all may be taken away.
+        self.report_accident(reason).await;
         if let Some(running) = self.running.get() {
             running.let_go();
             if let Err(error) = running.vm.stop().await {
@@ -321,6 +335,9 @@ impl Sandbox {
             }
         }
         for container in lock(&self.containers).values().flatten() {
+            if *wanted_memory && container.status() != Status::Stopped {
+                container.ran_out_of_memory(None);
+            }
             container.guest_died(KILLED);
         }
     }
@@ -329,7 +346,7 @@ impl Sandbox {
         let running = self.running.get();
         running
             .filter(|running| running.vm.exited().borrow().is_none() && !self.stopped.initialized())
-            .ok_or_else(|| Error::precondition(format!("sandbox {} does not run", self.id())))
+            .ok_or_else(|| self.not_running())
     }
 
     fn tell(&self, event: Event) {

@@ -73,6 +73,13 @@ impl StateStore {
         Ok(result)
     }
 
+    /// The same for what only outsiders read: no reason to fail. The next change that can be written writes this one.
+    pub fn note(&self, change: impl FnOnce(&mut Record)) {
+        if let Err(error) = self.update(change) {
+            tracing::warn!(%error, "what others read of the sandbox is out of date");
+        }
+    }
+
     /// Moves the sandbox's directory to `to`. [`ErrorKind::AlreadyExists`] if there is such a sandbox.
     pub fn rename(&self, to: &Path) -> Result<()> {
         let mut dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);

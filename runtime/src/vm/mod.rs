@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use crate::agent::AgentAddr;
+pub use crate::journal::Journal;
 use crate::{error::Result, ledger::Ledger};
 pub use protocols::guest::SERIAL_PORT_NAME;
 
@@ -89,4 +90,6 @@ pub trait Vm: Send + Sync {
 pub struct VmExit {
     /// For people: exit status or signal, and the last lines the hypervisor printed if they say why.
     pub reason: String,
+    /// Whether the host had too little memory for it.
+    pub wanted_memory: bool,
 }

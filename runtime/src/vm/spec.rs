@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use crate::ids::SandboxId;
+use crate::{ids::SandboxId, journal::Journal};
 
 /// Memory in MiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +31,8 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     pub channel: Channel,
     pub network: NetworkNamespace,
+    /// Takes what is heard of it.
+    pub journal: Journal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod clock;
 mod console;
 mod control;
 mod create;
+mod debug_console;
 mod descriptors;
 mod end;
 mod env;
@@ -21,11 +22,13 @@ mod foreground;
 mod global;
 mod host;
 mod join;
+mod logs;
 mod message;
 pub mod proxy;
 mod record;
 mod report;
 mod run;
+mod sandbox_socket;
 mod serve;
 mod signals;
 mod size;
@@ -137,6 +140,10 @@ enum Command {
     Env(env::Env),
     /// List what sandboxes hold whose owners are dead, and take it away
     Cleanup(cleanup::Cleanup),
+    /// Print what a sandbox died of and what was said last, or what is heard of one that lives; list what died
+    Logs(logs::Logs),
+    /// Open a shell in the guest of a sandbox, beside its containers, if debug_console_enabled is set
+    Console(debug_console::DebugConsole),
     /// Templates, of which new VMs are clones
     #[command(subcommand)]
     Factory(factory::Command),
@@ -217,6 +224,8 @@ impl Cli {
             Command::Check(check) => done(check.run(global)),
             Command::Env(env) => printed(env.run(global)),
             Command::Cleanup(cleanup) => printed(cleanup.run()),
+            Command::Logs(logs) => printed(logs.run()),
+            Command::Console(console) => done(console.run()),
             Command::Serve(serve) => done(serve.run(global.debug)),
             Command::Factory(command) => {
                 let config = Config::find(global.config.as_deref())?;
