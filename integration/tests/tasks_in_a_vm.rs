@@ -230,7 +230,12 @@ fn limits_go_up_down_and_away_and_figures_and_processes_are_told() {
     world.call(&id, async |task| task.kill(context::with_duration(PATIENCE), &kill).await).expect("killed");
     assert_eq!(napper.wait().expect("wait for ctr").code(), Some(137));
     wait_until("its end", || world.good(&["task", "ls"]).text().contains("STOPPED"));
-    assert!(world.pids(&id).processes.is_empty());
+    // The VM is listed for it: containerd from 1.7 on throws away what lists nothing when it starts.
+    let listed = world.pids(&id).processes;
+    let is_vm = |pid: u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("qemu"))
+    };
+    assert!(matches!(&listed[..], [only] if is_vm(only.pid)), "{listed:?}");
     world.containerd.remove(&id);
     world.containerd.assert_gone(&id);
 }

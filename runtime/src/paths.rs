@@ -9,18 +9,27 @@ use crate::ids::{ContainerId, SandboxId};
 pub struct Paths {
     state: PathBuf,
     shared: PathBuf,
+    log: PathBuf,
 }
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { state: "/run/vc".into(), shared: "/run/kata-containers/shared".into() }
+        Self {
+            state: "/run/vc".into(),
+            shared: "/run/kata-containers/shared".into(),
+            log: "/var/log/kata-containers".into(),
+        }
     }
 }
 
 impl Paths {
     /// The same layout below `root`, for tests and for several installations on one host.
     pub fn under(root: &Path) -> Self {
-        Self { state: root.join("vc"), shared: root.join("kata-containers/shared") }
+        Self {
+            state: root.join("vc"),
+            shared: root.join("kata-containers/shared"),
+            log: root.join("log"),
+        }
     }
 
     /// `/run/vc/sbs`: one directory per sandbox.
@@ -38,9 +47,9 @@ impl Paths {
         self.state.join("vm").join(id.as_str())
     }
 
-    /// `/run/vc/accidents`: reports of what died, the newest few.
+    /// `/var/log/kata-containers/accidents`: reports of what died, the newest few.
     pub fn accidents(&self) -> PathBuf {
-        self.state.join("accidents")
+        self.log.join("accidents")
     }
 
     /// `/run/kata-containers/shared/sandboxes/<id>`: the tree behind the shared file system.

@@ -48,8 +48,9 @@ leave_no_dirs() {
     for dir in $shared_dirs; do
         [ -e "$dir" ] || fresh="$dir $fresh"
     done
-    [ -e /run/vc ] || at_end "rm -rf /run/vc/kvm-probe /run/vc/accidents"
-    # Run before the line above, which stands in front of it: last first.
+    [ -e /run/vc ] || at_end "rm -rf /run/vc/kvm-probe"
+    [ -e /var/log/kata-containers ] || at_end "rm -rf /var/log/kata-containers"
+    # After what is above, which stands in front of it: last first.
     at_end_list+=("for dir in $fresh; do rmdir \"\$dir\" 2>/dev/null; done")
 }
 
