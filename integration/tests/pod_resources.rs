@@ -124,17 +124,20 @@ fn a_pods_vm_grows_with_its_containers_and_their_limits_change() {
     assert!(kubelet.containerd.log_of_all().contains("no slot is left"));
 
     // Figures.
-    kubelet.inside(
-        &second,
-        "head -c 20000000 /dev/zero >/dev/shm/x; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done",
-    );
     let stats = |id: &str| {
         let question = ContainerStatsRequest { container_id: id.into() };
         let answer: ContainerStatsResponse = kubelet.runtime("ContainerStats", question).expect("figures");
         answer.stats.expect("figures")
     };
-    let (quiet, busy) = (usage(&stats(&first)), usage(&stats(&second)));
-    assert!(quiet.0 > 0 && busy.0 > quiet.0, "{quiet:?} {busy:?}");
+    let usages = || (usage(&stats(&first)), usage(&stats(&second)));
+    let before = usages();
+    kubelet.inside(
+        &second,
+        "head -c 20000000 /dev/zero >/dev/shm/x; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); done",
+    );
+    let (quiet, busy) = usages();
+    let (little, much) = (quiet.0 - before.0.0, busy.0 - before.1.0);
+    assert!(before.0.0 > 0 && much > little, "{before:?} {quiet:?} {busy:?}");
     assert!((20_000_000..60_000_000).contains(&busy.1) && quiet.1 < 20_000_000, "{quiet:?} {busy:?}");
     let filter = ContainerStatsFilter { pod_sandbox_id: pod.clone(), ..Default::default() };
     let question = ListContainerStatsRequest { filter: Some(filter) };
