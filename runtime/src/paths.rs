@@ -25,11 +25,7 @@ impl Default for Paths {
 impl Paths {
     /// The same layout below `root`, for tests and for several installations on one host.
     pub fn under(root: &Path) -> Self {
-        Self {
-            state: root.join("vc"),
-            shared: root.join("kata-containers/shared"),
-            log: root.join("log"),
-        }
+        Self { state: root.join("vc"), shared: root.join("kata-containers/shared"), log: root.join("log") }
     }
 
     /// `/run/vc/sbs`: one directory per sandbox.

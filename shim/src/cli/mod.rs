@@ -23,6 +23,7 @@ mod global;
 mod host;
 mod join;
 mod logs;
+mod manual;
 mod message;
 pub mod proxy;
 mod record;
@@ -41,7 +42,7 @@ mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use runtime::{
     config::Config,
     error::{Context, Error, Result},
@@ -147,6 +148,10 @@ enum Command {
     /// Templates, of which new VMs are clones
     #[command(subcommand)]
     Factory(factory::Command),
+    /// Print a script that completes these commands for a shell
+    Completion(manual::Completion),
+    /// Write pages for man(1)
+    Man(manual::Man),
     /// Own a sandbox; started by create
     #[command(hide = true)]
     Serve(serve::Serve),
@@ -165,6 +170,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => {
             let _ = usage.print(); // Nobody is left to be told.
+            if usage.use_stderr() {
+                Report::of_words(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
+                    .record(&usage.render().to_string());
+            }
             // As runc: any misuse is 1.
             return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
@@ -226,6 +235,11 @@ impl Cli {
             Command::Cleanup(cleanup) => printed(cleanup.run()),
             Command::Logs(logs) => printed(logs.run()),
             Command::Console(console) => done(console.run()),
+            Command::Completion(completion) => {
+                completion.run(Cli::command());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Man(man) => done(man.run(Cli::command())),
             Command::Serve(serve) => done(serve.run(global.debug)),
             Command::Factory(command) => {
                 let config = Config::find(global.config.as_deref())?;
@@ -242,4 +256,42 @@ impl Cli {
 fn version() -> String {
     let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("KATA_COMMIT").unwrap_or("unknown"));
     format!("kata-runtime version {version}\ncommit: {commit}\nspec: {}\n", features::SPEC)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use clap_complete::Shell;
+
+    use super::*;
+
+    #[test]
+    fn each_command_that_is_shown_has_a_page_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pages = dir.path().join("man").display().to_string();
+        let Some(Command::Man(man)) = Cli::parse_from(["kata-runtime", "man", &pages]).command else {
+            unreachable!("it is this command")
+        };
+        man.run(Cli::command()).unwrap();
+        let found = fs::read_dir(&pages).unwrap().flatten();
+        let names: BTreeSet<_> = found.map(|page| page.file_name().into_string().unwrap()).collect();
+        for name in ["kata-runtime", "kata-runtime-exec", "kata-runtime-factory-init", "kata-runtime-console"]
+        {
+            assert!(names.contains(&format!("{name}.1")), "{name}: {names:?}");
+        }
+        assert!(!names.contains("kata-runtime-serve.1"), "{names:?}");
+        let page = fs::read_to_string(format!("{pages}/kata-runtime-exec.1")).unwrap();
+        assert!(page.contains("kata\\-runtime\\-exec") && page.contains("\\-\\-tty"), "{page}");
+    }
+
+    #[test]
+    fn a_script_for_each_shell_knows_the_commands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kata-runtime", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("cleanup") && script.contains("preserve-fds"), "{shell}");
+        }
+    }
 }
