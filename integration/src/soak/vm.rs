@@ -41,6 +41,9 @@ enum Life {
     IsAPod,
 }
 
+/// What ctr does not give a container by itself.
+const CGROUPS: &str = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro";
+
 const LIVES: [Life; 8] = [
     Life::Ends,
     Life::IsRemoved,
@@ -97,7 +100,7 @@ impl Soak {
         let limit = (self.rng.u64(64..512) << 20).to_string();
         let options: &[&str] = match life {
             Life::IsAPod => &["--annotation", pod],
-            Life::IsLimited => &["--memory-limit", &limit],
+            Life::IsLimited => &["--memory-limit", &limit, "--mount", CGROUPS],
             _ => &[],
         };
         self.containerd.run_detached(&self.kata, options, id, &["sleep", "1000"]);
