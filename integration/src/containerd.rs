@@ -223,6 +223,33 @@ impl Containerd {
         args
     }
 
+    /// What a container goes through from its start to its kill: each call by its name, and its words.
+    pub fn life(&self, runtime: &Runtime, options: &[&str], id: &str) -> Vec<(&'static str, Vec<String>)> {
+        let mut run = self.run_args(runtime, options, id);
+        run.splice(1..1, ["-d", "--null-io"].map(str::to_owned));
+        run.extend(["sleep", "1000"].map(str::to_owned));
+        let plain = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        vec![
+            ("run", run),
+            ("exec", self.exec_args(id, "e1", &["true"])),
+            ("pause", plain(&["task", "pause", id])),
+            ("resume", plain(&["task", "resume", id])),
+            ("metrics", plain(&["task", "metrics", id])),
+            ("kill", plain(&["task", "kill", "--signal", "9", id])),
+        ]
+    }
+
+    /// Makes these calls until one fails: which, and with which words.
+    pub fn live(&self, calls: Vec<(&'static str, Vec<String>)>) -> Result<(), (&'static str, String)> {
+        for (call, args) in calls {
+            let done = self.ctr(args);
+            if done.code != 0 {
+                return Err((call, done.stderr));
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a container to its end.
     pub fn run(
         &self,

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::libc::SIGKILL;
 use tempfile::TempDir;
 
 use super::{
@@ -58,26 +57,10 @@ impl Real {
 
     /// What `ctr` is asked for, until it fails.
     fn calls(&self) -> Outcome {
-        let id = self.id.as_str();
-        let mut run = self.containerd.run_args(&self.kata, &[], id);
-        run.splice(1..1, ["-d".to_owned(), "--null-io".to_owned()]);
-        run.extend(["sleep", "1000"].map(str::to_owned));
-        let plain = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let calls = [
-            ("run", run),
-            ("exec", self.containerd.exec_args(id, "e1", &["true"])),
-            ("pause", plain(&["task", "pause", id])),
-            ("resume", plain(&["task", "resume", id])),
-            ("metrics", plain(&["task", "metrics", id])),
-            ("kill", plain(&["task", "kill", "--signal", &SIGKILL.to_string(), id])),
-        ];
-        for (call, args) in calls {
-            let finished = self.containerd.ctr(args);
-            if finished.code != 0 {
-                return Outcome::Refused { call, words: finished.stderr };
-            }
+        match self.containerd.live(self.containerd.life(&self.kata, &[], &self.id)) {
+            Ok(()) => Outcome::Whole,
+            Err((call, words)) => Outcome::Refused { call, words },
         }
-        Outcome::Whole
     }
 
     /// What a user does to be rid of it, whatever has happened.

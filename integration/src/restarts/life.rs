@@ -28,27 +28,10 @@ impl Life<'_> {
     /// Everything that is done to it, until something fails: what, and with which words.
     pub fn live(&self) -> Result<(), (&'static str, String)> {
         let id = self.id;
-        let mut run = self.containerd.run_args(self.kata, &["--env", self.mark], id);
-        run.splice(1..1, ["-d", "--null-io"].map(str::to_owned));
-        run.extend(["sleep", "1000"].map(str::to_owned));
-        let plain = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let calls = [
-            ("run", run),
-            ("exec", self.containerd.exec_args(id, "e1", &["true"])),
-            ("pause", plain(&["task", "pause", id])),
-            ("resume", plain(&["task", "resume", id])),
-            ("metrics", plain(&["task", "metrics", id])),
-            ("kill", plain(&["task", "kill", "--signal", "9", id])),
-            ("rm", plain(&["task", "rm", "--force", id])),
-            ("forget", plain(&["container", "rm", id])),
-        ];
-        for (call, args) in calls {
-            let done = self.containerd.ctr(args);
-            if done.code != 0 {
-                return Err((call, done.stderr));
-            }
-        }
-        Ok(())
+        let mut calls = self.containerd.life(self.kata, &["--env", self.mark], id);
+        calls.push(("rm", ["task", "rm", "--force", id].map(str::to_owned).into()));
+        calls.push(("forget", ["container", "rm", id].map(str::to_owned).into()));
+        self.containerd.live(calls)
     }
 
     /// After containerd was killed in `call` and is back: what it says of the task, and what should not be.
