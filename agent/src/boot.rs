@@ -51,6 +51,11 @@ pub fn early() {
         "limit of open files",
         setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).map_err(Into::into),
     );
+    // In a user namespace nobody may ask for more than we have, and engines ask for what the host has.
+    report(
+        "limit of processes",
+        setrlimit(Resource::RLIMIT_NPROC, libc::RLIM_INFINITY, libc::RLIM_INFINITY).map_err(Into::into),
+    );
     report("make the root movable", leave_initramfs_root());
     for (source, target, fstype, flags, data) in EARLY_MOUNTS {
         let mounted = fs::create_dir_all(target)

@@ -10,8 +10,10 @@ use std::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tracing::Level;
 
+use super::wording;
+
 /// Of what is kept.
-const LIMIT: usize = 1000;
+const LIMIT: usize = 4000;
 
 /// Runs `work`, here and in the processes that it forks, and returns what it logged of errors as well.
 pub fn heard<T>(work: impl FnOnce() -> T) -> (T, Option<String>) {
@@ -46,7 +48,7 @@ fn read(mut reader: File) -> Option<String> {
     let length = reader.read(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text[..length]).into_owned();
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    (!lines.is_empty()).then(|| lines.join("; "))
+    wording::of(&lines)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod copy_up;
 mod cpuset;
 mod devices;
 mod executor;
+mod filled_in;
 mod fork;
 mod freezer;
 pub mod hold;
@@ -24,6 +25,7 @@ mod resources;
 mod scheduling;
 mod stats;
 mod update;
+mod wording;
 
 use std::{
     collections::HashMap,
@@ -87,6 +89,8 @@ pub struct Container {
     oom_watch: Mutex<Option<oom::OomWatch>>,
     /// Storages of its own, to be given back.
     pub storages: Vec<PathBuf>,
+    /// Where its bind mounts are from.
+    sources: Vec<PathBuf>,
     /// Disks that it has, to be given back.
     disks: Mutex<Vec<Disk>>,
 }
@@ -107,6 +111,7 @@ impl Container {
             .mode(0o711)
             .create(&bundle)
             .context(format!("create {}", bundle.display()))?;
+        let sources = spec.mounts().as_deref().map(filled_in::sources).unwrap_or_default();
         let made = make_init(id, &bundle, spec, &isolation, &around).await;
         match made {
             Ok((init, inherited)) => Ok(Self {
@@ -121,6 +126,7 @@ impl Container {
                 paused: AsyncMutex::default(),
                 oom_watch: Mutex::default(),
                 storages,
+                sources,
                 disks: Mutex::default(),
             }),
             Err(error) => {
@@ -140,7 +146,16 @@ impl Container {
             *state = State::Running;
         }
         match &*self.isolation {
-            Isolation::Full(launcher) => launcher.start(&self.id).await,
+            Isolation::Full(launcher) => {
+                // A thread of its own costs a start that has nothing to ask for.
+                if !self.sources.is_empty() {
+                    let sources = self.sources.clone();
+                    spawn_blocking(move || filled_in::look_again(&sources))
+                        .await
+                        .map_err(|error| Error::internal(error.to_string()))?;
+                }
+                launcher.start(&self.id).await
+            }
             Isolation::PlainChildren => {
                 let bundle = self.bundle.clone();
                 spawn_blocking(move || plain::start(&bundle))

@@ -1,6 +1,6 @@
 //! The mounts of the OCI spec as libcontainer can make them. Pure.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
@@ -41,6 +41,7 @@ fn plan_mount(mut mount: Mount, has_user_namespace: bool) -> Result<Mount> {
         tracing::warn!(destination = %mount.destination().display(), word, "a mount does not propagate out of the VM");
     }
     options.retain(|option| !WITHOUT_MEANING.contains(&option.as_str()));
+    mount.set_destination(from_root(mount.destination()));
     let is_bind =
         mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
     let typ = mount.typ().clone().filter(|typ| !typ.is_empty() && typ != "none");
@@ -72,6 +73,19 @@ fn plan_mount(mut mount: Mount, has_user_namespace: bool) -> Result<Mount> {
     Ok(mount)
 }
 
+/// A place as seen from the root, without steps back: those of a directory that is still to be made lead nowhere.
+fn from_root(path: &Path) -> PathBuf {
+    let mut place = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::ParentDir => drop(place.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    place
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +110,11 @@ mod tests {
                 json!({"destination": "/b", "type": "none", "source": "/s", "options": ["rbind", "silent", "ro"]}),
                 false,
                 json!({"destination": "/b", "type": "bind", "source": "/s", "options": ["rbind", "ro"]}),
+            ),
+            (
+                json!({"destination": "a/./b/../../../c", "type": "tmpfs", "source": "t", "options": []}),
+                false,
+                json!({"destination": "/c", "type": "tmpfs", "source": "t", "options": []}),
             ),
             (
                 json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "ro"]}),
