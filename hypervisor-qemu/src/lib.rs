@@ -125,7 +125,7 @@ impl Hypervisor for Qemu {
             launch.args(args::arguments(&spec, &self.config, accelerator, &inherited)?);
             let plugged =
                 args::in_ports(&spec, &inherited)?.into_iter().map(|plugged| plugged.device).collect();
-            launch.network(spec.network.clone()).heard_by(spec.journal.clone());
+            launch.in_group().network(spec.network.clone()).heard_by(spec.journal.clone());
             tracing::debug!(command = ?launch.command_line(), "start qemu");
             let qemu = Child::spawn("qemu", launch, ledger).await?;
             Ok::<_, Error>((greet(qemu, qmp, console, spec.journal.clone()).await?, plugged))

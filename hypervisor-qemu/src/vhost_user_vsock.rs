@@ -44,7 +44,7 @@ pub(crate) async fn start(daemon: &Path, dir: &Path, ledger: &Ledger) -> Result<
     let mut launch = Launch::new(daemon);
     launch.args(["--guest-cid", &GUEST_CID.to_string()]);
     launch.arg("--socket").arg(&vhost);
-    launch.arg("--uds-path").arg(&socket);
+    launch.arg("--uds-path").arg(&socket).in_group();
     let helper = Child::spawn("vhost-device-vsock", launch, ledger).await?;
     let mut exited = helper.exited();
     let connected = tokio::select! {

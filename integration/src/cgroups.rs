@@ -7,8 +7,29 @@ use std::{
 
 use crate::place::unique;
 
+const ROOT: &str = "/sys/fs/cgroup";
 /// A limit of memory, by version.
 const LIMITS: [&str; 2] = ["memory.max", "memory.limit_in_bytes"];
+
+/// Where a group of that name is or would be: below the root of each hierarchy, of either version.
+pub fn everywhere(name: &str) -> impl Iterator<Item = PathBuf> {
+    let roots = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|root| root.path());
+    roots.chain([ROOT.into()]).map(move |root| root.join(name))
+}
+
+/// Removes the groups of that name and those below them, as far as nobody is in them; whether all are gone.
+pub fn remove_everywhere(name: &str) -> bool {
+    let groups: Vec<_> = everywhere(name).collect();
+    groups.iter().for_each(|group| remove(group));
+    !groups.iter().any(|group| group.exists())
+}
+
+fn remove(group: &Path) {
+    for below in fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        remove(&below.path());
+    }
+    let _ = fs::remove_dir(group); // There is none in most hierarchies.
+}
 
 /// A pod's cgroup, as the kubelet makes it: in each hierarchy of the host's. Gone when dropped.
 pub struct Parent {
@@ -20,7 +41,7 @@ impl Parent {
     /// With a name that no other has.
     pub fn make() -> Self {
         let name = format!("kt-pod-{}", unique());
-        let root = Path::new("/sys/fs/cgroup");
+        let root = Path::new(ROOT);
         let hierarchies = match root.join("cgroup.controllers").exists() {
             true => vec![root.to_path_buf()],
             false => ["cpu", "cpuacct", "memory", "pids"].map(|controller| root.join(controller)).into(),
@@ -60,11 +81,29 @@ impl Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for dir in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
-            let _ = fs::remove_dir(dir.join(&self.name)); // The test has said what is wrong.
+        for dir in everywhere(&self.name) {
+            let _ = fs::remove_dir(dir); // The test has said what is wrong.
         }
     }
+}
+
+/// The groups of helpers of the sandboxes of that name, with the pids of their owners. Shims of tests make them below the
+/// tests' own.
+pub fn of_helpers(id: &str) -> Vec<(PathBuf, u32)> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").expect("read /proc/self/cgroup");
+    let own = memberships.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let root = Path::new(ROOT);
+    let hierarchy = [root.to_path_buf(), root.join("unified")]
+        .into_iter()
+        .find(|dir| dir.join("cgroup.controllers").exists());
+    let dir = hierarchy.map(|dir| dir.join(own.trim_start_matches('/')));
+    let groups = dir.and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let named = groups.filter_map(|group| {
+        let name = group.file_name().into_string().ok()?;
+        let owner = name.strip_prefix(&format!("kata-{id}-"))?.parse().ok()?;
+        Some((group.path(), owner))
+    });
+    named.collect()
 }
 
 /// The group in which the kernel counts a process's memory.
@@ -78,7 +117,7 @@ impl MemoryGroup {
     /// The one of a running process.
     pub fn of(pid: u32) -> Self {
         let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process runs");
-        let root = Path::new("/sys/fs/cgroup");
+        let root = Path::new(ROOT);
         let below = |controller: &str| {
             let mut fields = memberships.lines().map(|line| line.splitn(3, ':').skip(1));
             fields.find_map(|mut fields| (fields.next()? == controller).then(|| fields.next())?)

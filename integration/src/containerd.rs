@@ -12,7 +12,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::environment::Environment;
+use crate::{
+    cgroups::{everywhere, of_helpers},
+    environment::Environment,
+};
 
 pub const IMAGE: &str = "docker.io/library/kata-busybox:latest";
 /// The name of the configuration for those who name none, if there is one in containerd's folder.
@@ -351,10 +354,9 @@ impl Drop for Containerd {
             let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
         }
         // The reference's cgroups: it leaves the namespace's own one.
-        for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(root.path().join(&self.namespace));
+        for group in everywhere(&self.namespace) {
+            let _ = fs::remove_dir(group);
         }
-        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.namespace));
         if self.host.is_none() {
             // With CRI the namespace is everybody's, and the reference keeps its state in our folder.
             let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&self.namespace));
@@ -369,6 +371,7 @@ pub fn remains(id: &str, mounts: &Path) -> Vec<String> {
         .map(|dir| format!("{dir}/{id}"))
         .filter(|path| Path::new(path).exists())
         .collect();
+    remains.extend(of_helpers(id).iter().map(|(group, _)| group.display().to_string()));
     let mounts = fs::read_to_string(mounts).expect("read the mounts");
     remains.extend(mounts.lines().filter(|line| line.contains(id)).map(str::to_owned));
     let processes = processes().into_iter().map(|(_, line)| line);

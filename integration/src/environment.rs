@@ -112,9 +112,9 @@ impl Environment {
         self.counterpart(&format!("docker-{release}"), "sbin/dockerd")
     }
 
-    /// The folder in which Podman was unpacked, if the machine's mirror had it.
-    pub fn podman(&self) -> Option<PathBuf> {
-        self.counterpart("podman-4", "bin/podman")
+    /// The folder in which a release of Podman was unpacked, if the machine's mirror had it.
+    pub fn podman(&self, release: &str) -> Option<PathBuf> {
+        self.counterpart(&format!("podman-{release}"), "bin/podman")
     }
 
     /// The registry of images, if the machine's mirror had it.

@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -104,9 +105,19 @@ impl Cli {
         self.dir.path()
     }
 
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// A container's name that no other test has: sandboxes are known to the whole host.
     pub fn id(&self, name: &str) -> String {
         format!("cli-{}-{name}", self.number)
+    }
+
+    /// A text without what another command line, or the next run, would say otherwise.
+    pub fn plain(&self, text: &str) -> String {
+        let text = text.replace(&self.dir.path().display().to_string(), "DIR");
+        text.replace(&format!("cli-{}-", self.number), "").replace("kata-runtime", "runc")
     }
 
     /// The command with these words, before it is started; without input, its output thrown away.
@@ -121,9 +132,15 @@ impl Cli {
     }
 
     /// Runs a command whose process ends with it.
+    #[track_caller]
     pub fn run(&self, words: &[&str]) -> Ran {
         let mut command = self.command(words);
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("run a command");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run a command");
+        let (told, output) = mpsc::channel();
+        // Whoever keeps an output keeps this one, but not the test.
+        thread::spawn(move || told.send(child.wait_with_output()));
+        let output = output.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{words:?} does not end"));
+        let output = output.expect("hear a command");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
@@ -188,7 +205,7 @@ impl Cli {
         assert!(reached, "{:?}: {id} is {}, not {status}", self.whose, self.status(id));
     }
 
-    /// What is left of containers of this root: directories, processes.
+    /// What is left of containers of this root: directories, mounts, processes.
     pub fn remains(&self) -> Vec<String> {
         let mut remains = Vec::new();
         let number = format!("cli-{}-", self.number);
@@ -199,6 +216,10 @@ impl Cli {
                 remains.push(entry.path().display().to_string());
             }
         }
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let rootfs = self.dir.path().join("rootfs");
+        remains.extend(places.filter(|place| Path::new(place).starts_with(&rootfs)).map(str::to_owned));
         for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use integration::{
+    cgroups::of_helpers,
     containerd::{Containerd, Finished, Runtime, finish},
     environment::Environment,
     place::unique,
@@ -211,10 +213,18 @@ fn a_shim_that_is_killed_is_told_by_the_one_who_cleans_up() {
     let id = format!("orphan{}", unique());
     world.start(&[], &id);
     let owner = record(&id)["kata_rs"]["owner"]["pid"].clone();
+    // Whoever is among its helpers, and whether anybody wrote down who that is, goes with them.
+    let (group, maker) = of_helpers(&id).pop().expect("helpers have a group");
+    assert_eq!(Some(u64::from(maker)), owner.as_u64());
+    let inside = fs::read_to_string(group.join("cgroup.procs")).expect("read the group's processes");
+    assert!(inside.lines().count() >= 2, "QEMU and virtiofsd: {inside}");
+    let mut stray = Command::new("sleep").arg("1000").spawn().expect("run sleep");
+    fs::write(group.join("cgroup.procs"), stray.id().to_string()).expect("put it there");
     end(&owner, Signal::SIGKILL);
     let cleaned = || !Path::new("/run/vc/sbs").join(&id).exists();
     wait_for("the clean-up", cleaned, || world.containerd.log());
     let logs = world.logs(&id);
+    assert_eq!(stray.wait().expect("it has ended").signal(), Some(9));
     assert!(logs.contains(&format!("its owner, process {owner}, ended without taking it down")), "{logs}");
     world.containerd.remove(&id);
     world.containerd.assert_gone(&id);

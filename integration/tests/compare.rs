@@ -1,7 +1,7 @@
 //! The short selection of the scenarios that are compared with runc; `tools/dev compare` runs all.
 
 use integration::{
-    compare::{Kind, Session, all, table},
+    compare::{Kind, Session, all, compared, table},
     environment::Environment,
 };
 
@@ -15,6 +15,6 @@ async fn a_client_of_containerd_sees_what_it_sees_with_runc() {
             eprintln!("{kind:?} {} {took:.1?}", row.title());
         })
         .await;
-    let (text, failures) = table(&rows, &outcomes, false);
+    let (text, failures) = table(&compared(&rows, &outcomes), false);
     assert_eq!(failures, 0, "\n{text}");
 }

@@ -1,17 +1,26 @@
 //! Whatever dies, fails or falls silent at whatever step: the container can be removed, nothing is left, and its name
 //! can be used again. Over the fake VM at every step, in real VMs at some.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use integration::{
+    cgroups::of_helpers,
     environment::Environment,
     faults::{
         Fault, Point,
         fake::Fake,
         matrix::{Ground, Matrix},
+        place::ID,
         real::Real,
     },
 };
+
+/// For what another life, beside this one, has to clean up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A life has a point in each of the host's hierarchies of cgroups; two of them are like all.
 fn is_one_of_many(point: &Point) -> bool {
@@ -23,6 +32,16 @@ async fn assert_nothing_is_left(ground: impl Ground, wanted: impl Fn(&Point, Fau
     println!("{matrix}");
     let problems = matrix.problems();
     assert!(problems.is_empty(), "{} of {}:\n{}", problems.len(), matrix.runs(), problems.join("\n"));
+    let began = Instant::now();
+    let orphaned = || {
+        let mut groups = of_helpers(ID);
+        groups.retain(|(_, owner)| !Path::new("/proc").join(owner.to_string()).exists());
+        groups
+    };
+    while !orphaned().is_empty() && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(orphaned(), []);
     let missed = matrix.runs() - matrix.fired();
     assert!(missed * 5 < matrix.runs(), "{missed} of {} faults did not come", matrix.runs());
     matrix

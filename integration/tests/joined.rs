@@ -69,6 +69,15 @@ fn those_that_join_others_are_in_their_vm() {
         assert_eq!(cli.run(&["state", &first]).refusal().0, 1);
         assert_eq!(cli.run(&["exec", &second, "echo", "alive"]).good(), "alive\n");
         assert_eq!(cli.run(&["list", "--quiet"]).good().trim(), second);
+        // Its name is free, though what was begun under it lives on.
+        let bundle = cli.path().join("bundle-first").display().to_string();
+        cli.leave(&["run", "--detach", "--bundle", &bundle, &first], "again").good();
+        assert!(eventually(|| cli.output("again").starts_with("up")), "{:?}", cli.whose);
+        let network = |id: &str| cli.run(&["exec", id, "readlink", "/proc/self/ns/net"]).good();
+        assert!(cli.whose == Whose::Ours || network(&first) != network(&second));
+        assert_eq!(cli.run(&["exec", &first, "hostname"]).good(), "shared\n");
+        cli.run(&["delete", "--force", &first]).good();
+        assert_eq!(cli.run(&["exec", &second, "echo", "alive"]).good(), "alive\n");
         cli.run(&["kill", &second]).good();
         cli.reaches(&second, "stopped");
         cli.run(&["delete", &second]).good();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use integration::deploy::repository;
+use integration::{deploy::repository, page::Page};
 use k8s_openapi::{
     Resource,
     api::{
@@ -111,9 +111,7 @@ fn pods() -> Vec<(String, PodSpec)> {
 
 /// The blocks of a language in a page.
 fn blocks(page: &str, language: &str) -> Vec<String> {
-    let page = text(&repository().join("docs").join(page));
-    let parts = page.split("\n```").skip(1).step_by(2);
-    parts.filter_map(|part| part.strip_prefix(&format!("{language}\n"))).map(str::to_owned).collect()
+    Page::read(page).blocks(language, None).into_iter().map(|block| block.text.clone()).collect()
 }
 
 #[test]
@@ -281,6 +279,7 @@ fn cri_o_is_told_what_its_manual_knows() {
     // crio.conf(5), "CRIO.RUNTIME.RUNTIMES TABLE".
     let known = [
         "allowed_annotations",
+        "monitor_env",
         "platform_runtime_paths",
         "privileged_without_host_devices",
         "runtime_config_path",
@@ -288,9 +287,11 @@ fn cri_o_is_told_what_its_manual_knows() {
         "runtime_root",
         "runtime_type",
     ];
-    let mut texts = vec![text(&repository().join("deploy/crio/50-kata.conf"))];
+    let mut texts: Vec<_> = ["50-kata", "51-kata-oci"]
+        .map(|name| text(&repository().join(format!("deploy/crio/{name}.conf"))))
+        .into();
     texts.extend(blocks("cri-o.md", "toml"));
-    assert!(texts.len() >= 2);
+    assert!(texts.len() >= 3);
     for text in texts {
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table.keys().collect::<Vec<_>>(), ["crio"]);
@@ -299,10 +300,15 @@ fn cri_o_is_told_what_its_manual_knows() {
             for key in runtime.as_table().unwrap().keys() {
                 assert!(known.contains(&key.as_str()), "{name}: {key}");
             }
-            // CRI-O takes a program for a shim by the form of its name.
-            assert_eq!(runtime["runtime_type"].as_str(), Some("vm"));
             let path = Path::new(runtime["runtime_path"].as_str().unwrap());
-            assert_eq!(path.file_name().unwrap(), "containerd-shim-kata-v2");
+            let program = path.file_name().unwrap().to_str().unwrap();
+            match runtime["runtime_type"].as_str() {
+                // CRI-O takes a program for a shim by the form of its name.
+                Some("vm") => assert_eq!(program, "containerd-shim-kata-v2"),
+                // And keeps a pod's first container by that of its handler.
+                Some("oci") => assert!(program == "kata-runtime" && name.contains("kata"), "{name}"),
+                other => panic!("{name}: {other:?}"),
+            }
         }
     }
 }

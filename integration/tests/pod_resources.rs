@@ -1,11 +1,7 @@
 //! What a pod's containers may use and do use, by CRI: the VM's size, limits that change, figures; and containers that
-//! fail, and a containerd that goes.
+//! fail.
 
-use std::{
-    collections::HashMap,
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, fs, thread, time::Instant};
 
 use integration::{
     cgroups::Parent,
@@ -257,52 +253,6 @@ fn containers_fail_one_after_the_other_and_the_pod_lives() {
     kubelet.containerd.assert_gone(&pod);
 }
 
-fn outlives_containerd(release: &str) {
-    let Some(kubelet) = Kubelet::start(release) else { return };
-    let pod_config = kubelet.pod("outlives");
-    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
-    let config = kubelet.script("ticks", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done");
-    let ticking = kubelet.run(&pod, &config, &pod_config).unwrap();
-    let ending = kubelet.script("ends", "while [ ! -e /dev/shm/end ]; do sleep 0.1; done; exit 9");
-    let ending = kubelet.run(&pod, &ending, &pod_config).unwrap();
-    let unstarted = kubelet.create(&pod, &kubelet.script("created", "exit 5"), &pod_config).unwrap();
-
-    kubelet.inside(&ending, "(sleep 1; touch /dev/shm/end) >/dev/null 2>&1 &");
-    kubelet.containerd.kill();
-    thread::sleep(Duration::from_millis(1500));
-    kubelet.containerd.start_again("");
-    kubelet.containerd.wait_for("CRI to answer again", || kubelet.pod_status(&pod).is_ok());
-    assert_eq!(kubelet.pod_status(&pod).unwrap().state, PodSandboxState::SandboxReady as i32);
-    let status = kubelet.container_status(&ticking).unwrap();
-    assert_eq!(status.state, ContainerState::ContainerRunning as i32);
-    // With runc, containerd 2 forgets it and says 255.
-    assert_eq!(kubelet.ended(&ending).exit_code, 9);
-    assert_eq!(kubelet.exec(&ticking, "hostname; exit 3", 10).unwrap(), (3, "pod-host\n".into()));
-    let length = kubelet.log(&config).len();
-    kubelet.containerd.wait_for("more of the log", || kubelet.log(&config).len() > length);
-
-    // What was begun before goes on, and new things begin.
-    kubelet.start_container(&unstarted).unwrap();
-    assert_eq!(kubelet.ended(&unstarted).exit_code, 5);
-    let new = kubelet.run(&pod, &kubelet.script("new", "exit 6"), &pod_config).unwrap();
-    assert_eq!(kubelet.ended(&new).exit_code, 6);
-    kubelet.stop_container(&ticking, 0).unwrap();
-    assert_eq!(kubelet.container_status(&ticking).unwrap().exit_code, 137);
-    kubelet.stop_pod(&pod).unwrap();
-    kubelet.remove_pod(&pod).unwrap();
-    kubelet.containerd.assert_gone(&pod);
-}
-
-#[test]
-fn a_pod_outlives_the_installed_containerd() {
-    outlives_containerd("");
-}
-
-#[test]
-fn a_pod_outlives_containerd_2() {
-    outlives_containerd("2");
-}
-
 fn is_grouped_by(release: &str, handler: &str) {
     let changes = [("sandbox_cgroup_only", "sandbox_cgroup_only = true".to_owned())];
     let Some(kubelet) = Kubelet::start_with(release, &changes) else { return };
@@ -354,6 +304,30 @@ fn all_that_serves_a_pod_is_in_its_cgroup_under_containerd_2() {
 #[test]
 fn all_that_serves_a_pod_without_a_container_of_its_own_is_in_its_cgroup() {
     is_grouped_by("2", KATA_SANDBOX);
+}
+
+/// A host that is short of memory kills what it would without VMs: the VM is worth what the most precious container is.
+#[test]
+fn a_vm_is_spared_as_its_containers_are() {
+    let Some(kubelet) = Kubelet::start("") else { return };
+    let pod_config = kubelet.pod("spared");
+    let pod = kubelet.run_pod(KATA, &pod_config).unwrap();
+    let score = |pid: i32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it runs");
+    let (vm, shim) = (kubelet.vm_of(&pod), kubelet.shim_of(&pod));
+    let before = score(shim);
+    for (name, wanted, got) in
+        [("worth-little", 700, 700), ("worth-more", 300, 300), ("worth-least", 999, 300)]
+    {
+        let mut config = kubelet.script(name, "exec sleep 1000");
+        let resources = LinuxContainerResources { oom_score_adj: wanted, ..Default::default() };
+        config.linux.as_mut().unwrap().resources = Some(resources);
+        let container = kubelet.run(&pod, &config, &pod_config).unwrap();
+        assert_eq!(score(vm).trim(), got.to_string(), "{name}");
+        assert_eq!(kubelet.inside(&container, "cat /proc/1/oom_score_adj").trim(), wanted.to_string());
+    }
+    assert_eq!(score(shim), before);
+    kubelet.remove_pod(&pod).unwrap();
+    kubelet.containerd.assert_gone(&pod);
 }
 
 /// What a kubelet that asks for whole pods is told, as everything is configured by default: containerd takes the pod's

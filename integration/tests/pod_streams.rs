@@ -174,7 +174,8 @@ fn streams_of(release: &str) {
     session.resize(102, 34);
     session.send(STDIN, b"until stty size | grep '34 102'; do sleep 0.1; done\n");
     session.wait_for("34 102\n");
-    session.send(STDIN, b"echo sleep''ing; sleep 1000\n");
+    // One process says that it is there and is what is interrupted.
+    session.send(STDIN, b"sh -c 'echo sleep\"\"ing; exec sleep 1000'\n");
     session.wait_for("sleeping\n");
     session.send(STDIN, b"\x03");
     session.send(STDIN, b"echo aft''er $?; exit 4\n");

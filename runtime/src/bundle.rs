@@ -30,6 +30,8 @@ pub struct Bundle {
     /// The process that stands for the container on the host, if the engine made one: its pid is told as the
     /// container's, and a network namespace that the spec wants new is the one that it is in.
     pub stand_in: Option<u32>,
+    /// The name of a new sandbox, where the container's own is not free.
+    pub sandbox_name: Option<SandboxId>,
 }
 
 /// What a container is to its sandbox.
@@ -83,7 +85,7 @@ impl Bundle {
         }
         check_environment(process)?;
         check_namespaces(&spec)?;
-        let bundle = Self { dir, role: Role::of(&spec)?, spec, stand_in: None };
+        let bundle = Self { dir, role: Role::of(&spec)?, spec, stand_in: None, sandbox_name: None };
         bundle.check_pods_sysctls(|kind| bundle.namespace(kind).is_some())?;
         Ok(bundle)
     }
@@ -96,14 +98,16 @@ impl Bundle {
         linux.set_namespaces(Some(vec![namespace]));
         let mut spec = Spec::default();
         spec.set_linux(Some(linux)).set_hostname(None);
-        Self { dir: PathBuf::new(), spec, role: Role::PodSandbox, stand_in: None }
+        Self { dir: PathBuf::new(), spec, role: Role::PodSandbox, stand_in: None, sandbox_name: None }
     }
 
-    /// The sandbox of this bundle's container: the pod's, or one named after the container.
+    /// The sandbox of this bundle's container: the pod's, or one of its own, named after the container as a rule.
     pub fn sandbox_id(&self, container: &ContainerId) -> Result<SandboxId> {
         match &self.role {
             Role::PodContainer { sandbox } => Ok(sandbox.clone()),
-            Role::Single | Role::PodSandbox => SandboxId::new(container.as_str()),
+            Role::Single | Role::PodSandbox => {
+                self.sandbox_name.clone().map_or_else(|| SandboxId::new(container.as_str()), Ok)
+            }
         }
     }
 

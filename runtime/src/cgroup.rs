@@ -1,60 +1,106 @@
-//! The cgroup that an engine names for a sandbox on the host: who is put into it, and how they come out again.
+//! The cgroup that an engine names for a sandbox or a container on the host: who is put into it, and how they come out
+//! again. And the group of a sandbox's helpers, which is there for being killed as a whole.
 //!
-//! Everything that serves the sandbox runs in it then, so that a pod's limits and figures are about the whole of it.
 //! Files only: versions 1 and 2 differ in where the hierarchies are, and systemd's names stand for paths.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 
 use crate::error::{Context, Error, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
-const PROCESSES: &str = "cgroup.procs";
+pub(crate) const PROCESSES: &str = "cgroup.procs";
+/// Ends all in a group of version 2.
+const KILL: &str = "cgroup.kill";
 /// What a group of CPU sets must have before anybody can be in it.
 const CPU_SETS: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+const COUNTS_BELOW: &str = "cgroup.subtree_control";
+/// What figures are read of, which version 2 counts only in groups whose parent has it do so.
+const COUNTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// How long processes that were killed may take to leave.
 const DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Puts the processes into the group that a spec calls `name`. What [`remove`] needs is handed to `claim` before each
-/// hierarchy's is made. Blocks.
-pub(crate) fn enter(
-    name: &Path,
-    processes: &[u32],
-    claim: impl Fn(PathBuf, PathBuf) -> Result<()>,
-) -> Result<()> {
-    let what = || format!("linux.cgroupsPath {}", name.display());
-    let below = place(name).with_context(what)?;
-    let memberships = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
-    for (hierarchy, home) in hierarchies(Path::new(ROOT), &memberships) {
-        let path = hierarchy.join(&below);
-        claim(path.clone(), home)?;
-        make(&hierarchy, &below)
-            .and_then(|()| {
-                processes.iter().try_for_each(|pid| fs::write(path.join(PROCESSES), pid.to_string()))
-            })
-            .with_context(|| format!("join {}", path.display()))
-            .with_context(what)?;
+/// What a spec's `linux.cgroupsPath` names: a group in each hierarchy.
+#[derive(Debug)]
+pub(crate) struct Group {
+    name: PathBuf,
+    below: PathBuf,
+    /// The root of each, and this process's own group there.
+    hierarchies: Vec<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "linux.cgroupsPath {}", self.name.display())
     }
-    Ok(())
+}
+
+impl Group {
+    /// An error names the field.
+    pub fn named(name: PathBuf) -> Result<Self> {
+        let below = place(&name).with_context(|| format!("linux.cgroupsPath {}", name.display()))?;
+        let memberships = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        Ok(Self { name, below, hierarchies: hierarchies(Path::new(ROOT), &memberships) })
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(|(hierarchy, _)| hierarchy.join(&self.below))
+    }
+
+    /// Whether there are processes in it.
+    pub fn has_members(&self) -> bool {
+        self.paths().any(|path| members(&path).is_ok_and(|inside| !inside.is_empty()))
+    }
+
+    /// Where it is in the hierarchy that has the controller.
+    pub fn path(&self, controller: &str) -> Option<PathBuf> {
+        let (hierarchy, _) = self.hierarchies.iter().find(|(one, _)| has_controller(one, controller))?;
+        Some(hierarchy.join(&self.below))
+    }
+
+    /// Makes it and puts the processes there. What [`remove`] needs is handed to `claim` before each hierarchy's is made.
+    /// Blocks.
+    pub fn enter(
+        &self,
+        processes: &[u32],
+        mut claim: impl FnMut(PathBuf, PathBuf) -> Result<()>,
+    ) -> Result<()> {
+        for (hierarchy, home) in &self.hierarchies {
+            let path = hierarchy.join(&self.below);
+            claim(path.clone(), home.clone())?;
+            make(hierarchy, &self.below)
+                .and_then(|()| {
+                    processes.iter().try_for_each(|pid| fs::write(path.join(PROCESSES), pid.to_string()))
+                })
+                .with_context(|| format!("join {}", path.display()))
+                .with_context(|| self.to_string())?;
+        }
+        Ok(())
+    }
 }
 
 /// Sends whoever is in the group at `path` to `home`, and removes it. One that is gone counts as removed.
 pub(crate) fn remove(path: &Path, home: &Path) -> io::Result<()> {
     let began = Instant::now();
     loop {
-        let inside = match fs::read_to_string(path.join(PROCESSES)) {
+        let inside = match members(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             read => read?,
         };
-        for pid in inside.lines() {
-            match fs::write(home.join(PROCESSES), pid) {
+        for pid in inside {
+            match fs::write(home.join(PROCESSES), pid.to_string()) {
                 // It has ended.
                 Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
                 moved => moved?,
@@ -69,19 +115,84 @@ pub(crate) fn remove(path: &Path, home: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a group of that name below this process's own, for processes that are born in it, and opens it. `claim` is
+/// handed its path before. None where there are no groups of version 2, or none can be made. Blocks.
+pub(crate) fn nest(name: &str, claim: impl FnOnce(PathBuf) -> Result<()>) -> Result<Option<OwnedFd>> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+    let Some(home) = own_of_version_2(Path::new(ROOT), &memberships) else { return Ok(None) };
+    let path = home.join(name);
+    claim(path.clone())?;
+    match fs::create_dir(&path).and_then(|()| fs::File::open(&path)) {
+        Ok(group) => Ok(Some(group.into())),
+        Err(error) => {
+            tracing::debug!(%error, path = %path.display(), "helpers are in no group of their own");
+            Ok(None)
+        }
+    }
+}
+
+/// Kills whoever is in the group at `path`, and removes it. One that is gone counts as removed.
+pub(crate) fn kill(path: &Path, patience: Duration) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && began.elapsed() < patience => {
+            }
+            removed => return removed,
+        }
+        kill_all(path)?;
+        thread::sleep(PAUSE);
+    }
+}
+
+fn kill_all(path: &Path) -> io::Result<()> {
+    match fs::write(path.join(KILL), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        killed => return killed,
+    }
+    // Kernels before 5.14.
+    for pid in members(path)? {
+        let _ = signal::kill(Pid::from_raw(pid), Signal::SIGKILL); // It may have ended.
+    }
+    Ok(())
+}
+
+/// The processes in the group at `path`. One of another pid namespace has the number 0 here, which means oneself to who is
+/// told it, and is left out.
+pub(crate) fn members(path: &Path) -> io::Result<Vec<i32>> {
+    let text = fs::read_to_string(path.join(PROCESSES))?;
+    Ok(text.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0).collect())
+}
+
+fn own_of_version_2(root: &Path, memberships: &str) -> Option<PathBuf> {
+    // Beside those of version 1, without controllers.
+    let beside = root.join("unified");
+    let hierarchy = [root, &beside].into_iter().find(|dir| dir.join("cgroup.controllers").exists())?;
+    let group = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(home_in(hierarchy, group))
+}
+
 /// This process's group in the hierarchy that has the controller.
 pub(crate) fn own(controller: &str) -> Option<PathBuf> {
-    let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
+    of(std::process::id(), controller)
+}
+
+/// A process's group there; none once it has ended.
+pub(crate) fn of(pid: u32, controller: &str) -> Option<PathBuf> {
+    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     own_of(Path::new(ROOT), &memberships, controller)
 }
 
 fn own_of(root: &Path, memberships: &str, controller: &str) -> Option<PathBuf> {
-    let has_it = |hierarchy: &Path| {
-        let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        hierarchy == root || name.split(',').any(|name| name == controller)
-    };
-    let found = hierarchies(root, memberships).into_iter().find(|(hierarchy, _)| has_it(hierarchy));
-    found.map(|(_, group)| group)
+    let mut all = hierarchies(root, memberships).into_iter();
+    all.find(|(hierarchy, _)| has_controller(hierarchy, controller)).map(|(_, group)| group)
+}
+
+/// Of version 2, which has them all, or of version 1, named after its own.
+fn has_controller(hierarchy: &Path, controller: &str) -> bool {
+    let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split(',').any(|name| name == controller) || hierarchy.join("cgroup.controllers").exists()
 }
 
 /// Where the group of that name is below a hierarchy's root.
@@ -131,12 +242,16 @@ fn hierarchies(root: &Path, memberships: &str) -> Vec<(PathBuf, PathBuf)> {
     wanted
         .filter(|(hierarchy, _)| hierarchy.join(PROCESSES).exists())
         .map(|(hierarchy, group)| {
-            let home = hierarchy.join(group.trim_start_matches('/'));
-            // What is shown from another cgroup namespace is not below this root.
-            let home = if home.join(PROCESSES).exists() { home } else { hierarchy.clone() };
+            let home = home_in(&hierarchy, group);
             (hierarchy, home)
         })
         .collect()
+}
+
+/// Where that group of this process's is. What is shown from another cgroup namespace is not below the root.
+fn home_in(hierarchy: &Path, group: &str) -> PathBuf {
+    let home = hierarchy.join(group.trim_start_matches('/'));
+    if home.join(PROCESSES).exists() { home } else { hierarchy.to_path_buf() }
 }
 
 /// Makes the group and what is above it.
@@ -144,6 +259,7 @@ fn make(hierarchy: &Path, below: &Path) -> io::Result<()> {
     let mut path = hierarchy.to_path_buf();
     for part in below.components() {
         let above = path.clone();
+        count_below(&above);
         path.push(part);
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -160,6 +276,18 @@ fn make(hierarchy: &Path, below: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has a group of version 2 count what those below it use. One that has processes of its own cannot.
+fn count_below(group: &Path) {
+    let words = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
+    let (all, counted) = (words("cgroup.controllers"), words(COUNTS_BELOW));
+    let has = |words: &str, name: &str| words.split_whitespace().any(|word| word == name);
+    for name in COUNTED.into_iter().filter(|name| has(&all, name) && !has(&counted, name)) {
+        if let Err(error) = fs::write(group.join(COUNTS_BELOW), format!("+{name}")) {
+            tracing::debug!(%error, group = %group.display(), name, "not counted below");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +353,21 @@ mod tests {
         for file in CPU_SETS {
             assert_eq!(fs::read_to_string(root.path().join(below).join(file)).unwrap(), "0-3\n");
         }
+    }
+
+    #[test]
+    fn a_group_of_version_2_is_counted_by_those_above() {
+        let root = tempfile::tempdir().unwrap();
+        for (dir, counted) in [("", "cpuset memory pids"), ("a", ""), ("a/b", "")] {
+            let dir = root.path().join(dir);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.controllers"), "cpuset memory pids\n").unwrap();
+            fs::write(dir.join(COUNTS_BELOW), counted).unwrap();
+        }
+        make(root.path(), Path::new("a/b")).unwrap();
+        let counted = |dir: &str| fs::read_to_string(root.path().join(dir).join(COUNTS_BELOW)).unwrap();
+        // A file keeps what was written last; the kernel adds it up.
+        assert_eq!(["", "a", "a/b"].map(counted), ["cpuset memory pids", "+pids", ""]);
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! A child dies with its owner (`PR_SET_PDEATHSIG`), is known by pidfd, is claimed in the ledger as soon as it has a
 //! pid, and its last words are kept for error messages. Whoever holds the [`Child`] hears how it ended.
 
+mod birth;
 mod spawn;
 
 use std::{
+    io::PipeReader,
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
-    process::{self, ExitStatus},
+    process::ExitStatus,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,11 +22,13 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, unix::AsyncFd},
+    net::unix::pipe,
     sync::watch,
     time::timeout,
 };
 
 pub use spawn::Launch;
+use {birth::Newborn, spawn::Started};
 
 use crate::{
     error::{Context, Error, Result},
@@ -32,7 +36,7 @@ use crate::{
     journal::Journal,
     ledger::{Ledger, Resource},
     oom::{Kills, Want},
-    state::{ProcessId, pidfd_open, pidfd_signal, watch_pidfd},
+    state::{ProcessId, pidfd_signal, watch_pidfd},
     words::{Lines, Tail},
 };
 
@@ -62,31 +66,32 @@ impl Child {
         let (program, journal) = (launch.program(), launch.journal());
         fault::point("start", role, Side::Before)?;
         let kills = Kills::now();
-        let mut process = launch.start().await.with_context(|| format!("start {role} {program}"))?;
-        let pid = process.id();
+        let group = if launch.is_grouped() { ledger.group() } else { None };
+        let Started { newborn, stdout, stderr } =
+            launch.start(group).await.with_context(|| format!("start {role} {program}"))?;
+        let pid = newborn.pid;
         fault::started(role, pid);
         let claim = ProcessId::of(pid).map(|id| Resource::Process { id, role: role.into() });
         let claimed = claim.and_then(|claim| ledger.claim(claim.clone()).map(|()| claim));
         let claim = match claimed {
             Ok(claim) => claim,
             Err(error) => {
-                let _ = process.kill(); // Unclaimed, so it must not live; gone already is as good.
-                let _ = process.wait();
+                newborn.discard(); // Unclaimed.
                 return Err(error);
             }
         };
-        let pidfd = pidfd_open(pid).with_context(|| format!("open a pidfd of {role}"))?;
-        let watched = pidfd.try_clone().and_then(watch_pidfd).with_context(|| format!("watch {role}"))?;
+        let shared = newborn.pidfd.try_clone().and_then(|fd| Ok((fd.try_clone()?, watch_pidfd(fd)?)));
+        let (pidfd, watched) = shared.with_context(|| format!("watch {role}"))?;
 
         let last_words = Arc::new(Mutex::new(Tail::new(LAST_WORDS, BYTES_KEPT)));
         let ear = Ear { role, last_words: last_words.clone(), journal };
-        let speech = listen(&ear, &mut process);
+        let speech = listen(&ear, stdout, stderr);
         let (sender, exited) = watch::channel(None);
         let ledger = ledger.clone();
         let (killed, want) = <(Arc<AtomicBool>, Arc<OnceLock<Want>>)>::default();
         let (was_killed, wanted) = (killed.clone(), want.clone());
         tokio::spawn(async move {
-            let status = wait(watched, process).await;
+            let status = wait(watched, newborn).await;
             if status.signal() == Some(nix::libc::SIGKILL)
                 && !was_killed.load(Ordering::Relaxed)
                 && let Some(found) = kills.since()
@@ -177,10 +182,10 @@ impl AsFd for Child {
     }
 }
 
-async fn wait(pidfd: AsyncFd<OwnedFd>, mut process: process::Child) -> ExitStatus {
+async fn wait(pidfd: AsyncFd<OwnedFd>, newborn: Newborn) -> ExitStatus {
     // An error here would mean a closed epoll instance, that is the end of the runtime; wait() then says the rest.
     let _ = pidfd.readable().await;
-    process.wait().expect("a child of ours that nobody else waits for")
+    newborn.wait().expect("a child of ours that nobody else waits for")
 }
 
 /// Who hears what a process says.
@@ -210,9 +215,9 @@ impl Ear {
     }
 }
 
-fn listen(ear: &Ear, process: &mut process::Child) -> impl Future<Output = ()> + use<> {
-    let out = process.stdout.take().and_then(|pipe| tokio::process::ChildStdout::from_std(pipe).ok());
-    let err = process.stderr.take().and_then(|pipe| tokio::process::ChildStderr::from_std(pipe).ok());
+fn listen(ear: &Ear, stdout: PipeReader, stderr: PipeReader) -> impl Future<Output = ()> + use<> {
+    let out = pipe::Receiver::from_owned_fd(stdout.into()).ok();
+    let err = pipe::Receiver::from_owned_fd(stderr.into()).ok();
     let (ear, other) = (ear.clone(), ear.clone());
     let out = tokio::spawn(async move {
         if let Some(pipe) = out {

@@ -20,6 +20,7 @@ use crate::{
     bundle::Bundle,
     child::{Child, Launch},
     error::{Context, Error, Result},
+    features::SPEC,
     ids::{ContainerId, SandboxId},
     ledger::{Ledger, ProcessId},
     paths::Paths,
@@ -75,7 +76,6 @@ impl Phase {
 #[derive(Debug)]
 pub(crate) struct HostHooks {
     hooks: Hooks,
-    version: String,
     id: String,
     /// The one that is reported for the container's processes; of no meaning once they have ended.
     pid: u32,
@@ -90,7 +90,6 @@ impl HostHooks {
     pub fn new(id: &ContainerId, bundle: &Bundle, pid: u32, deadline: Duration, ledger: &Ledger) -> Self {
         Self {
             hooks: bundle.spec.hooks().clone().unwrap_or_default(),
-            version: bundle.spec.version().clone(),
             id: id.to_string(),
             pid,
             bundle: bundle.dir.clone(),
@@ -172,7 +171,7 @@ impl HostHooks {
     /// The container's state, to be read from its beginning.
     fn state(&self, status: &str) -> Result<File> {
         let mut state = json!({
-            "ociVersion": self.version,
+            "ociVersion": SPEC,
             "id": self.id,
             "status": status,
             "bundle": self.bundle,
@@ -233,7 +232,7 @@ mod tests {
         let bundle = dir.path().display().to_string();
         assert_eq!(
             state,
-            json!({"ociVersion": "1.1.0", "id": "c1", "status": "creating", "pid": 42, "bundle": bundle,
+            json!({"ociVersion": SPEC, "id": "c1", "status": "creating", "pid": 42, "bundle": bundle,
                    "annotations": {"k": "v"}})
         );
         assert!(read("env").contains("A= b \n") && !read("env").contains("HOME="), "{}", read("env"));

@@ -8,12 +8,11 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
 use nix::{
-    fcntl::AT_FDCWD,
     libc,
     sched::{CloneFlags, unshare},
     sys::wait::waitpid,
@@ -21,7 +20,10 @@ use nix::{
 };
 use oci_spec::runtime::LinuxIdMapping;
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    mount_tree::MountTree,
+};
 
 /// What the kernel reads of a map is a page at most.
 const LIMIT: usize = 340;
@@ -80,7 +82,7 @@ impl IdMap {
     /// `Depth::All`. Not visible elsewhere before it is whole. Blocks.
     pub fn bind(&self, source: &Path, target: &Path, depth: Depth) -> Result<()> {
         let namespace = self.namespace().context("make a user namespace for the numbers")?;
-        let tree = open_tree(source).with_context(|| format!("open {}", source.display()))?;
+        let tree = MountTree::copy(source).with_context(|| format!("open {}", source.display()))?;
         map_owners(&tree, &namespace, depth).map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => Error::precondition(format!(
                 "the file system of {} (or a kernel before 5.12) cannot show its files with other owners",
@@ -88,7 +90,7 @@ impl IdMap {
             )),
             _ => Error::from(error).context(format!("map the owners of {}", source.display())),
         })?;
-        move_mount(&tree, target).with_context(|| format!("mount on {}", target.display()))
+        tree.attach(target).with_context(|| format!("mount on {}", target.display()))
     }
 
     /// A user namespace with these numbers, which nobody is in.
@@ -179,20 +181,7 @@ impl Drop for Member {
     }
 }
 
-/// A copy of the mount of `path`, which is nowhere yet, with all that is mounted below.
-fn open_tree(path: &Path) -> std::io::Result<OwnedFd> {
-    let path = c_path(path)?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | (libc::AT_RECURSIVE as libc::c_uint);
-    // SAFETY: the path is a string that lives through the call, which keeps nothing of it.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, AT_FDCWD.as_raw_fd(), path.as_ptr(), flags) };
-    match fd {
-        -1 => Err(std::io::Error::last_os_error()),
-        // SAFETY: the kernel just made this descriptor for us.
-        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-    }
-}
-
-fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, depth: Depth) -> std::io::Result<()> {
+fn map_owners(tree: &MountTree, namespace: &OwnedFd, depth: Depth) -> std::io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
@@ -204,7 +193,7 @@ fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, depth: Depth) -> std::io::Res
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
+            tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
             &raw const attributes,
@@ -212,27 +201,6 @@ fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, depth: Depth) -> std::io::Res
         )
     };
     if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn move_mount(tree: &OwnedFd, target: &Path) -> std::io::Result<()> {
-    let target = c_path(target)?;
-    // SAFETY: both strings live through the call, which keeps nothing of them.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            AT_FDCWD.as_raw_fd(),
-            target.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn c_path(path: &Path) -> std::io::Result<std::ffi::CString> {
-    use std::os::unix::ffi::OsStrExt;
-    Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
 }
 
 #[cfg(test)]

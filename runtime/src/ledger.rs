@@ -3,7 +3,10 @@
 //! Nothing is made on the host before its claim is on disk. Orderly delete, failed create and the clean-up after a
 //! crash are the same walk.
 
-use std::sync::Arc;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+};
 
 pub use crate::state::{ProcessId, Resource};
 use crate::{
@@ -16,11 +19,21 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Ledger {
     store: Arc<StateStore>,
+    group: Arc<OnceLock<Arc<OwnedFd>>>,
 }
 
 impl Ledger {
     pub fn new(store: Arc<StateStore>) -> Self {
-        Self { store }
+        Self { store, group: Arc::default() }
+    }
+
+    /// Has the sandbox's own processes started in the cgroup whose directory that is. Counts once.
+    pub(crate) fn house(&self, group: OwnedFd) {
+        let _ = self.group.set(Arc::new(group)); // The first one stays.
+    }
+
+    pub(crate) fn group(&self) -> Option<Arc<OwnedFd>> {
+        self.group.get().cloned()
     }
 
     /// Records that `resource` is about to be made.

@@ -22,6 +22,7 @@ mod idmap;
 pub mod ids;
 pub mod journal;
 pub mod ledger;
+pub mod mount_tree;
 mod netlink;
 mod network;
 mod oom;

@@ -3,6 +3,8 @@
 //! The kernel says so in one place only: it counts such kills in the cgroup of the one that was killed, whosever limit was
 //! reached, or the host's own. All helpers are in this process's group. Files only: nothing is watched, and nothing polled.
 
+pub(crate) mod victim;
+
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
@@ -10,7 +12,7 @@ use std::{
 
 use crate::cgroup;
 
-const CONTROLLER: &str = "memory";
+pub(crate) const CONTROLLER: &str = "memory";
 /// Where kills are counted: version 2 without the groups below, and with them; version 1.
 const COUNTS: [&str; 3] = ["memory.events.local", "memory.events", "memory.oom_control"];
 const COUNT: &str = "oom_kill";
@@ -73,8 +75,8 @@ fn count(group: &Path) -> u64 {
     texts.filter_map(counted).next().unwrap_or(0)
 }
 
-/// The smallest limit of the group and those above it.
-fn tightest(group: &Path) -> Option<u64> {
+/// The smallest limit of the group and those above it, in bytes.
+pub(crate) fn tightest(group: &Path) -> Option<u64> {
     let limit = |group: &Path| {
         let text = LIMITS.iter().find_map(|file| fs::read_to_string(group.join(file)).ok())?;
         text.trim().parse().ok().filter(|limit| *limit < NO_LIMIT)

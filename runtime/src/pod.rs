@@ -56,7 +56,8 @@ impl Pod {
         let mut spec = Spec::default();
         spec.set_process(None).set_root(None).set_mounts(None);
         spec.set_hostname(Some(config.hostname)).set_annotations(Some(annotations)).set_linux(Some(linux));
-        let bundle = Bundle { dir: self.dir, spec, role: Role::PodSandbox, stand_in: None };
+        let bundle =
+            Bundle { dir: self.dir, spec, role: Role::PodSandbox, stand_in: None, sandbox_name: None };
         // Which namespaces its containers have is told with them.
         bundle.check_pods_sysctls(|_| true).context("linux.sysctls")?;
         Ok(bundle)

@@ -119,8 +119,9 @@ pub fn config_path(options: Option<&Any>) -> Result<Option<String>> {
 pub struct Place {
     /// The process.
     pub stand_in: u32,
-    /// The sandbox that is there already; a new one if there is none.
-    pub sandbox: Option<String>,
+    pub sandbox: String,
+    /// Whether that is there already, or to be made.
+    pub is_new: bool,
 }
 
 /// The container's place, if the caller says one.
@@ -382,10 +383,10 @@ mod tests {
 
     #[test]
     fn options_name_a_stand_in_and_errors_lose_their_class_again() {
-        let wanted = Place { stand_in: 42, sandbox: Some("s1".into()) };
+        let wanted = Place { stand_in: 42, sandbox: "s1".into(), is_new: true };
         let options = with_place(&wanted).unwrap();
         let told = place(Some(&options)).unwrap().unwrap();
-        assert_eq!((told.stand_in, told.sandbox.as_deref()), (42, Some("s1")));
+        assert_eq!((told.stand_in, told.sandbox.as_str(), told.is_new), (42, "s1", true));
         assert_eq!(config_path(Some(&options)).unwrap(), None);
         assert!(place(Some(&any("containerd.runc.v1.Options", b"7"))).unwrap().is_none());
         assert!(place(Some(&any(PLACE, b"x"))).is_err());

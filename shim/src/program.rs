@@ -29,11 +29,20 @@ fn run() -> Result<()> {
     let reply = match flags.action {
         Action::Serve => return server::run(&flags),
         Action::StandBy => return pool::stand_by(),
-        Action::Start => shim::start(&flags)?,
+        Action::Start => {
+            let reply = shim::start(&flags)?;
+            print(&reply.bytes)?;
+            reply.told();
+            return Ok(());
+        }
         Action::Delete => shim::delete(&flags)?,
         Action::Info => shim::info()?,
         Action::Version => shim::version().into_bytes(),
     };
-    io::stdout().write_all(&reply)?;
+    print(&reply)
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    io::stdout().write_all(bytes)?;
     Ok(io::stdout().flush()?)
 }

@@ -7,10 +7,10 @@ use std::{
     collections::HashMap,
     fs::File,
     future::pending,
-    io::stdin,
+    io::{stdin, stdout},
     os::{
         fd::AsFd,
-        unix::net::{SocketAddr, UnixListener},
+        unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,8 +21,11 @@ use containerd_shim_protos::{sandbox_async::create_sandbox, shim_async::create_t
 use hypervisor_qemu::Qemu;
 pub(crate) use hypervisor_qemu::kvm;
 use nix::{
-    sys::socket::{getsockopt, sockopt::AcceptConn},
-    unistd::{dup2_stdin, setsid},
+    sys::socket::{
+        getsockopt,
+        sockopt::{AcceptConn, SockType},
+    },
+    unistd::{dup2_stdin, dup2_stdout, setsid},
 };
 use runtime::{
     config::Config,
@@ -33,6 +36,7 @@ use runtime::{
     vm::Hypervisor,
 };
 use tokio::{
+    io::AsyncReadExt,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::timeout,
@@ -75,11 +79,13 @@ pub struct Served {
     pub events: Option<String>,
     pub log_level: LogLevel,
     pub reserve: Option<Reserve>,
+    /// Whoever started it, until containerd knows of it.
+    pub starter: Option<UnixStream>,
 }
 
 /// Serves until the end, on the listening socket that is standard input.
 pub fn run(flags: &Flags) -> Result<()> {
-    let listener = take_listener()?;
+    let (listener, starter) = (take_listener()?, take_starter()?);
     let _ = setsid(); // Fails if this process leads a session already, which is what is wanted.
     let bundle = if flags.bundle.is_empty() { "." } else { &flags.bundle };
     let served = Served {
@@ -87,6 +93,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         events: std::env::var("TTRPC_ADDRESS").ok(),
         log_level: logging::init(Path::new(bundle), flags.debug),
         reserve: None,
+        starter,
     };
     run_to_end(serve_on(listener, served))
 }
@@ -108,7 +115,7 @@ pub(crate) fn run_to_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> 
 
 /// Serves until the end, with everything that the process needs for it.
 pub(crate) async fn serve_on(listener: UnixListener, served: Served) -> Result<()> {
-    let Served { namespace, events, log_level, reserve } = served;
+    let Served { namespace, events, log_level, reserve, starter } = served;
     let (reserve, sender, receiver) = match reserve {
         Some(Reserve { sandbox, events, receiver }) => (Some(sandbox), events, receiver),
         None => {
@@ -124,7 +131,8 @@ pub(crate) async fn serve_on(listener: UnixListener, served: Served) -> Result<(
         log_level,
         reserve,
     });
-    let served = serve(listener, Arc::new(keeper), IDLE).await;
+    let socket = pathname(&listener);
+    let served = serve_until(listener, socket, Arc::new(keeper), IDLE, abandoned(starter)).await;
     publisher.close(FAREWELL).await;
     tracing::info!("this shim ends");
     served
@@ -150,7 +158,7 @@ pub fn services(task: &TaskService) -> HashMap<String, Service> {
 /// Serves `keeper`'s sandbox on `listener` until it is over: shut down, or `idle` without a sandbox. Ends the sandbox, and
 /// removes the socket.
 pub async fn serve(listener: UnixListener, keeper: Arc<Keeper>, idle: Duration) -> Result<()> {
-    let socket = listener.local_addr().ok().and_then(|address| pathname(&address));
+    let socket = pathname(&listener);
     serve_until(listener, socket, keeper, idle, pending()).await
 }
 
@@ -189,8 +197,33 @@ pub(crate) async fn serve_until(
     over.and(released)
 }
 
-fn pathname(address: &SocketAddr) -> Option<PathBuf> {
-    address.as_pathname().map(Path::to_path_buf)
+/// The file that the socket is known by.
+fn pathname(listener: &UnixListener) -> Option<PathBuf> {
+    listener.local_addr().ok()?.as_pathname().map(Path::to_path_buf)
+}
+
+/// Returns if the starter ends before containerd knows of this server, which nobody will ever call then.
+async fn abandoned(starter: Option<UnixStream>) -> Result<()> {
+    if let Some(starter) = starter {
+        starter.set_nonblocking(true).context("the starter's socket")?;
+        let mut starter = tokio::net::UnixStream::from_std(starter).context("the starter's socket")?;
+        if starter.read_u8().await.is_err() {
+            tracing::info!("`start` has ended without an answer to containerd");
+            return Ok(());
+        }
+    }
+    pending().await
+}
+
+/// Standard output, if it is the socket of `start`; what runs later finds nothing there.
+fn take_starter() -> Result<Option<UnixStream>> {
+    let fd = stdout().as_fd().try_clone_to_owned().context("standard output")?;
+    if getsockopt(&fd, SockType).is_err() {
+        return Ok(None);
+    }
+    let null = File::options().write(true).open("/dev/null").context("open /dev/null")?;
+    dup2_stdout(&null).context("replace standard output")?;
+    Ok(Some(UnixStream::from(fd)))
 }
 
 /// Standard input, if it is a listening socket; what runs later finds nothing there.

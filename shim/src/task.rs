@@ -297,8 +297,10 @@ impl TaskService {
         let mut bundle = Bundle::load(Path::new(&request.bundle))?;
         if let Some(place) = convert::place(request.options.as_ref())? {
             bundle.stand_in = Some(place.stand_in);
-            if let Some(sandbox) = place.sandbox {
-                bundle.role = Role::PodContainer { sandbox: SandboxId::new(sandbox)? };
+            let sandbox = SandboxId::new(place.sandbox)?;
+            match place.is_new {
+                true => bundle.sandbox_name = Some(sandbox),
+                false => bundle.role = Role::PodContainer { sandbox },
             }
         }
         let config = convert::config_path(request.options.as_ref())?;

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -47,7 +47,7 @@ impl Fixture {
         self.dir.path().join("bundle")
     }
 
-    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args([
             "-namespace",
@@ -60,20 +60,29 @@ impl Fixture {
             &self.id,
         ]);
         command.args(arguments).current_dir(self.bundle()).env_remove("TTRPC_ADDRESS");
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = self.command(arguments).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         child.wait_with_output().unwrap()
     }
 
-    fn start(&self) -> Result<String, String> {
+    /// What containerd hands to `start`.
+    fn params(&self) -> Vec<u8> {
         let params = BootstrapParams {
             instance_id: self.id.clone(),
             namespace: "test".into(),
             socket_dir: Some(self.dir.path().join("s").display().to_string()),
             ..Default::default()
         };
-        let output = self.run(&["start"], &params.write_to_bytes().unwrap());
+        params.write_to_bytes().unwrap()
+    }
+
+    fn start(&self) -> Result<String, String> {
+        let output = self.run(&["start"], &self.params());
         if !output.status.success() {
             return Err(String::from_utf8(output.stderr).unwrap());
         }
@@ -129,6 +138,18 @@ fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
         ttrpc::Error::RpcStatus(status) => status.code(),
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn a_server_of_which_containerd_was_not_told_ends_at_once() {
+    let fixture = Fixture::new("untold", "");
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut start = fixture.command(&["start"]).stdout(writer).spawn().unwrap();
+    start.stdin.take().unwrap().write_all(&fixture.params()).unwrap();
+    assert!(!start.wait().unwrap().success());
+    let (pid, address) = (fixture.pid(), fixture.read("address"));
+    wait_until("the server's end", || !is_alive(pid) && !socket(&address).exists());
 }
 
 #[test]

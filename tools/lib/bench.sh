@@ -14,6 +14,7 @@ to runc and aim. WHAT is one of
   exec      one more process in a container that runs
   io        what standard streams carry, beside the raw channel
   net       what TCP carries, beside a tap without filters, and what an interface adds to a start
+  cli       the OCI command line: its questions, and a whole container beside one through the shim
   rate      starts per second with all cores busy
   memory    memory of an idle sandbox
   idle      wake-ups of an idle sandbox
@@ -36,7 +37,7 @@ dev_bench() {
     local what=start given="" options=()
     while [ $# -gt 0 ]; do
         case $1 in
-            start | second | pod | exec | io | net | rate | memory | idle | growth | channel | worth | all | trace)
+            start | second | pod | exec | io | net | cli | rate | memory | idle | growth | channel | worth | all | trace)
                 [ -z "$given" ] || die "bench: $given or $1?"
                 what=$1 given=$1 && shift
                 ;;

@@ -42,10 +42,17 @@ fetch_counterparts() {
     fetch_counterpart containerd-2 sid bin/containerd containerd
     fetch_counterpart registry bookworm bin/docker-registry docker-registry
     fetch_counterpart docker-20 bookworm sbin/dockerd docker.io tini
-    fetch_counterpart docker-26 trixie sbin/dockerd docker.io docker-cli containerd tini
-    fetch_counterpart docker-sid sid sbin/dockerd docker.io docker-cli containerd tini
+    # Compose is the last of what these trees have: where it is, they are whole.
+    fetch_counterpart docker-26 trixie libexec/docker/cli-plugins/docker-compose docker.io docker-cli docker-compose \
+        containerd tini
+    fetch_counterpart docker-sid sid libexec/docker/cli-plugins/docker-compose docker.io docker-cli docker-compose \
+        containerd tini-static
     fetch_counterpart podman-4 bookworm bin/podman podman conmon netavark aardvark-dns golang-github-containers-common \
         golang-github-containers-image catatonit libgpgme11 libassuan0 libsubid4 libyajl2
+    # Its libc is newer than a machine's may be, and is with it.
+    fetch_counterpart podman-5 trixie bin/newuidmap podman uidmap conmon netavark aardvark-dns golang-github-containers-common \
+        golang-github-containers-image catatonit passt libc6 libgpgme11t64 libassuan9 libgpg-error0 libsqlite3-0 libsubid5 \
+        libglib2.0-0t64 libmount1 libblkid1 libseccomp2
 }
 
 # NAME SUITE PROGRAM PACKAGE...: it is there if the program is, below usr.
@@ -78,6 +85,7 @@ fetch_counterpart() {
             dpkg-deb -x "$(ls "$apt/debs/${package}"_*.deb | head -n 1)" "$tree.new"
         done
         rm -f "$apt"/debs/*.deb
+        rm -rf "$tree"
         mv "$tree.new" "$tree"
     else
         say "$name cannot be fetched, its tests cannot run: $(tail -n 2 "$dev/apt.log")"

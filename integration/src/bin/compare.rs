@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use integration::{
-    compare::{Kind, Row, Session, all, table},
+    compare::{Kind, Row, Session, all, compared, table},
     environment::Environment,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
         // Dropping the session takes everything away.
         () = stopped() => return ExitCode::from(130),
     };
-    let (text, failures) = table(&rows, &outcomes, wanted.all);
+    let (text, failures) = table(&compared(&rows, &outcomes), wanted.all);
     print!("{text}");
     if failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -64,7 +64,7 @@ fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
 
 fn for_containerd(flags: &Flags) -> Result<()> {
     let reply = match flags.action {
-        Action::Start => shim::shim::start(flags)?,
+        Action::Start => shim::shim::start(flags)?.bytes,
         Action::Delete => shim::shim::delete(flags)?,
         Action::Info => shim::shim::info()?,
         Action::Serve => return run(serve_containerd(flags)),

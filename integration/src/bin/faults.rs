@@ -42,7 +42,8 @@ async fn show(ground: impl Ground, words: &[String]) -> ExitCode {
             && (points.is_empty() || points.iter().any(|start| point.to_string().starts_with(*start)))
     };
     let matrix = Matrix::fill(Arc::new(ground), wanted, |point, fault, cell| {
-        eprintln!("{point:34} {fault:9} {} {:.1?}", cell.outcome, cell.took);
+        let mark = if cell.problems.is_empty() { "" } else { "<<<" };
+        eprintln!("{point:34} {fault:9} {}{mark} {:.1?}", cell.outcome, cell.took);
     })
     .await;
     println!("{matrix}");

@@ -22,4 +22,4 @@ pub use driver::Driver;
 pub use row::{INIT, Row, Step, create, exec};
 pub use scenarios::all;
 pub use session::{Kind, Session};
-pub use verdict::{Verdict, judge, table};
+pub use verdict::{Compared, Verdict, compared, table};

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::remains;
+use crate::{cgroups::everywhere, remains};
 
 /// In the environment of what would be in the guest, with the run's folder.
 pub const GUEST_MARK: &str = "FAULTS_GUEST";
@@ -35,7 +35,9 @@ impl Leftovers {
         };
         let mut left: Vec<String> = processes.iter().map(|line| format!("process {line}")).collect();
         left.extend(remains::below(root).iter().map(|path| path.display().to_string()));
-        left.extend(cgroups(group).iter().map(|path| format!("cgroup {}", path.display())));
+        left.extend(
+            everywhere(group).filter(|path| path.exists()).map(|path| format!("cgroup {}", path.display())),
+        );
         Self(left)
     }
 
@@ -73,11 +75,4 @@ fn processes(root: &Path) -> Vec<String> {
     let guest = marked(&format!("{GUEST_MARK}={}", root.display()));
     let all = marked(&root.display().to_string());
     all.into_iter().filter(|process| !guest.contains(process)).map(|(_, line)| line).collect()
-}
-
-/// In each hierarchy.
-fn cgroups(name: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    hierarchies.chain([root.to_path_buf()]).map(|dir| dir.join(name)).filter(|dir| dir.exists()).collect()
 }

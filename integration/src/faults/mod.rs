@@ -7,7 +7,7 @@ pub mod fake;
 pub(crate) mod host;
 mod life;
 pub mod matrix;
-mod place;
+pub mod place;
 pub(crate) mod plan;
 pub mod real;
 

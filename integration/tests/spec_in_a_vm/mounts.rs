@@ -71,3 +71,31 @@ fn mounts_of_each_kind_are_made_and_paths_are_closed() {
         assert!(refused.contains(words), "{words}: {refused}");
     }
 }
+
+#[test]
+fn a_mount_that_cannot_be_made_is_told_in_runcs_words() {
+    let Some(bench) = Bench::open(&[]) else { return };
+    for (destination, kind, options, words) in [
+        ("/x", "nosuchfs", json!([]), "error mounting \"from\" to rootfs at \"/x\": no such device"),
+        (
+            "/x",
+            "tmpfs",
+            json!(["size=much"]),
+            "error mounting \"from\" to rootfs at \"/x\": options size=much: invalid argument",
+        ),
+        (
+            "/bin/data/x",
+            "tmpfs",
+            json!([]),
+            "error mounting \"from\" to rootfs at \"/bin/data/x\": not a directory",
+        ),
+    ] {
+        let refused = bench.refusal(|spec| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.push(
+                json!({"destination": destination, "type": kind, "source": "from", "options": options}),
+            );
+        });
+        assert!(refused.contains(&format!("error during container init: {words}: unknown")), "{refused}");
+    }
+}

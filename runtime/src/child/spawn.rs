@@ -1,24 +1,28 @@
 //! Starting a process: everything between fork and exec, and the thread that must outlive it.
 
 use std::{
-    ffi::{OsStr, OsString},
-    io,
+    collections::BTreeMap,
+    env,
+    ffi::{CString, OsStr, OsString},
+    fs::File,
+    io::{self, PipeReader},
+    iter::once,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        fd::{AsFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::{LazyLock, mpsc},
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, mpsc},
 };
 
 use nix::{
     libc,
     sched::{CloneFlags, setns, unshare},
-    unistd::{dup2_raw, getppid},
+    unistd::{chdir, dup2_raw, getppid},
 };
 use tokio::sync::oneshot;
 
+use super::birth::{Image, Newborn, bear};
 use crate::{
     error::{Context, Error, Result},
     journal::Journal,
@@ -28,7 +32,7 @@ use crate::{
 /// First number of the descriptors handed to a child, after the three standard streams.
 const FIRST_FD: RawFd = 3;
 
-type Job = (Command, oneshot::Sender<io::Result<Child>>);
+type Job = (Box<dyn FnOnce() -> io::Result<Newborn> + Send>, oneshot::Sender<io::Result<Newborn>>);
 
 /// The thread from which every child is started. `PR_SET_PDEATHSIG` fires when the *thread* that forked ends, and a
 /// thread of the async runtime may end at any time; this one lives as long as the process.
@@ -37,11 +41,10 @@ static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
     std::thread::Builder::new()
         .name("spawner".into())
         .spawn(move || {
-            for (mut command, reply) in jobs {
-                if let Err(Ok(mut orphan)) = reply.send(command.spawn()) {
+            for (start, reply) in jobs {
+                if let Err(Ok(orphan)) = reply.send(start()) {
                     // The caller gave up meanwhile; nobody would ever end this child.
-                    let _ = orphan.kill();
-                    let _ = orphan.wait();
+                    orphan.discard();
                 }
             }
         })
@@ -52,40 +55,57 @@ static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
 /// A process to be started: program, arguments, descriptors to pass on, and where it runs.
 #[derive(Debug)]
 pub struct Launch {
-    command: Command,
+    program: OsString,
+    name: OsString,
+    args: Vec<OsString>,
+    env: BTreeMap<OsString, OsString>,
+    dir: Option<PathBuf>,
+    input: Option<File>,
     fds: Vec<OwnedFd>,
     network: NetworkNamespace,
     secure_bits: Option<libc::c_int>,
     journal: Option<Journal>,
+    is_grouped: bool,
 }
 
 impl Launch {
     /// A process without input whose output is piped to us, in our own network namespace, with our environment.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        let mut command = Command::new(program);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { command, fds: Vec::new(), network: NetworkNamespace::Host, secure_bits: None, journal: None }
+        let program = program.as_ref().to_owned();
+        Self {
+            name: program.clone(),
+            program,
+            args: Vec::new(),
+            env: env::vars_os().collect(),
+            dir: None,
+            input: None,
+            fds: Vec::new(),
+            network: NetworkNamespace::Host,
+            secure_bits: None,
+            journal: None,
+            is_grouped: false,
+        }
     }
 
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
-        self.command.arg(arg);
+        self.args.push(arg.as_ref().to_owned());
         self
     }
 
     pub fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) -> &mut Self {
-        self.command.args(args);
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// What the program finds as its own name.
     pub fn arg0(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
-        self.command.arg0(name);
+        self.name = name.as_ref().to_owned();
         self
     }
 
     /// The directory it starts in.
     pub fn dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
-        self.command.current_dir(dir);
+        self.dir = Some(dir.as_ref().to_owned());
         self
     }
 
@@ -101,19 +121,19 @@ impl Launch {
     }
 
     /// What it reads on its standard input.
-    pub fn input(&mut self, file: impl Into<Stdio>) -> &mut Self {
-        self.command.stdin(file);
+    pub fn input(&mut self, file: File) -> &mut Self {
+        self.input = Some(file);
         self
     }
 
     /// Leaves out our environment.
     pub fn no_env(&mut self) -> &mut Self {
-        self.command.env_clear();
+        self.env.clear();
         self
     }
 
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        self.command.env(key, value);
+        self.env.insert(key.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
 
@@ -134,62 +154,128 @@ impl Launch {
         self
     }
 
+    /// Starts it in the group of the sandbox's own processes, which is killed as a whole.
+    pub fn in_group(&mut self) -> &mut Self {
+        self.is_grouped = true;
+        self
+    }
+
+    pub(super) fn is_grouped(&self) -> bool {
+        self.is_grouped
+    }
+
     /// For messages.
     pub(super) fn program(&self) -> String {
-        self.command.get_program().to_string_lossy().into_owned()
+        self.program.to_string_lossy().into_owned()
     }
 
     /// For logs: the whole command line.
     pub fn command_line(&self) -> OsString {
-        let mut line = self.command.get_program().to_owned();
-        for arg in self.command.get_args() {
+        let mut line = self.program.clone();
+        for arg in &self.args {
             line.push(" ");
             line.push(arg);
         }
         line
     }
 
-    pub(super) async fn start(self) -> Result<Child> {
-        let Self { mut command, fds, network, secure_bits, journal: _ } = self;
-        let network = Entry::open(&network)?;
+    /// Starts it, in the cgroup whose directory that is.
+    pub(super) async fn start(self, group: Option<Arc<OwnedFd>>) -> Result<Started> {
+        let image = Image {
+            program: c_string(found(&self.program)?.as_os_str())?,
+            args: once(&self.name).chain(&self.args).map(|arg| c_string(arg)).collect::<Result<_>>()?,
+            env: self.env.iter().map(variable).collect::<Result<_>>()?,
+        };
+        let dir = self.dir.map(|dir| c_string(dir.as_os_str())).transpose()?;
+        let network = Entry::open(&self.network)?;
+        let input = match self.input {
+            Some(file) => file,
+            None => File::open("/dev/null").context("open /dev/null")?,
+        };
+        let (stdout, their_stdout) = io::pipe().context("make a pipe")?;
+        let (stderr, their_stderr) = io::pipe().context("make a pipe")?;
+        let standard = [OwnedFd::from(input), their_stdout.into(), their_stderr.into()];
         // Numbers above the targets, so that no dup2 overwrites one that is still to be placed.
-        let fds = fds
+        let fds: Vec<_> = standard
             .iter()
+            .chain(&self.fds)
             .map(duplicate_above)
-            .collect::<nix::Result<Vec<_>>>()
+            .collect::<nix::Result<_>>()
             .context("duplicate descriptors")?;
         let parent = nix::unistd::getpid();
-        let placed: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: between fork and exec only async-signal-safe calls are made, on values prepared before.
-        unsafe {
-            command.pre_exec(move || {
+        let secure_bits = self.secure_bits;
+        let start = move || {
+            let prepare = || {
                 nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
                 if getppid() != parent {
                     // The parent died before the line above; nothing would end this child any more.
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
                 network.enter()?;
-                if let Some(bits) = secure_bits
-                    && libc::prctl(libc::PR_SET_SECUREBITS, bits) != 0
-                {
-                    return Err(io::Error::last_os_error());
+                if let Some(bits) = secure_bits {
+                    set_secure_bits(bits)?;
                 }
-                for (index, fd) in placed.iter().enumerate() {
-                    let target = dup2_raw(BorrowedFd::borrow_raw(*fd), FIRST_FD + index as RawFd)?;
-                    std::mem::forget(target); // Stays open in the program.
+                if let Some(dir) = &dir {
+                    chdir(dir.as_c_str())?;
+                }
+                for (target, fd) in (0..).zip(&fds) {
+                    // SAFETY: the numbers from 0 on belong to the program that is to come, and nobody else uses them.
+                    let placed = unsafe { dup2_raw(fd, target) }?;
+                    std::mem::forget(placed); // Stays open in the program.
                 }
                 Ok(())
-            });
-        }
+            };
+            let group = group.as_deref().map(AsFd::as_fd);
+            // SAFETY: `prepare` makes system calls only, on values made before.
+            unsafe { bear(&image, group, &prepare) }
+        };
         let (reply, answer) = oneshot::channel();
-        SPAWNER.send((command, reply)).map_err(|_| Error::internal("the spawner thread is gone"))?;
-        let child = answer.await.map_err(|_| Error::internal("the spawner thread is gone"))?;
-        drop(fds); // Only now: the child has its own from the fork on.
-        child.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::not_found("no such program"),
-            _ => Error::from(error),
-        })
+        let gone = || Error::internal("the spawner thread is gone");
+        SPAWNER.send((Box::new(start), reply)).map_err(|_| gone())?;
+        match answer.await.map_err(|_| gone())? {
+            Ok(newborn) => Ok(Started { newborn, stdout, stderr }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::not_found("no such program")),
+            Err(error) => Err(error.into()),
+        }
     }
+}
+
+/// A process that runs, and what it says.
+pub(super) struct Started {
+    pub newborn: Newborn,
+    pub stdout: PipeReader,
+    pub stderr: PipeReader,
+}
+
+fn set_secure_bits(bits: libc::c_int) -> io::Result<()> {
+    // SAFETY: prctl with two integers.
+    match unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A name without a slash is looked for where the shell looks.
+fn found(program: &OsStr) -> Result<PathBuf> {
+    let path = PathBuf::from(program);
+    if program.as_bytes().contains(&b'/') {
+        return Ok(path);
+    }
+    let dirs = env::var_os("PATH").unwrap_or_default();
+    let mut candidates = env::split_paths(&dirs).map(|dir| dir.join(&path));
+    candidates.find(|candidate| candidate.is_file()).ok_or_else(|| Error::not_found("no such program"))
+}
+
+fn c_string(text: &OsStr) -> Result<CString> {
+    CString::new(text.to_owned().into_vec())
+        .map_err(|_| Error::invalid(format!("{:?} has a zero byte", text.to_string_lossy())))
+}
+
+fn variable((name, value): (&OsString, &OsString)) -> Result<CString> {
+    let mut entry = name.clone();
+    entry.push("=");
+    entry.push(value);
+    c_string(&entry)
 }
 
 /// A network namespace ready to be entered without touching memory or the file system.

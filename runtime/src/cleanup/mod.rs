@@ -72,7 +72,9 @@ fn clean(paths: &Paths, id: &SandboxId) -> Result<bool> {
         if !of_this_boot(&store) {
             // Its processes ended with the host, and their numbers may be others' by now.
             store.note(|record| {
-                record.own.ledger.retain(|claim| !matches!(claim, Resource::Process { .. }));
+                let is_its =
+                    |claim: &Resource| matches!(claim, Resource::Process { .. } | Resource::Group { .. });
+                record.own.ledger.retain(|claim| !is_its(claim));
             });
         }
         Ledger::new(store.clone()).release_all()?;

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::paths::in_run_dir;
+
 /// One table as it stands in a file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -73,7 +75,9 @@ impl FactoryConfig {
                 .enable_template
                 .or(fallback.enable_template)
                 .unwrap_or(default.enable_template),
-            template_path: table.template_path.or(fallback.template_path).unwrap_or(default.template_path),
+            template_path: in_run_dir(
+                table.template_path.or(fallback.template_path).unwrap_or(default.template_path),
+            ),
             template_memory: table
                 .template_memory
                 .or(fallback.template_memory)

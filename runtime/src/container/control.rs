@@ -145,6 +145,11 @@ impl Container {
         }
     }
 
+    /// Whether one of its processes was killed for want of memory.
+    pub fn has_lacked_memory(&self) -> bool {
+        *lock(&self.oom_kills) > 0
+    }
+
     /// The guest has run out of memory and killed: `kills` processes since the container was made, or one more if that
     /// is not known.
     pub(crate) fn ran_out_of_memory(&self, kills: Option<u64>) {

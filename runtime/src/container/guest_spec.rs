@@ -2,7 +2,7 @@
 //!
 //! What names or limits the host is taken out; what the container is, stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capability, Hooks, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace,
@@ -16,6 +16,9 @@ use crate::{
     error::{Error, Result},
     storage::{Disk, allows_all},
 };
+
+/// A hierarchy of the first version of cgroups.
+const SYSTEMDS_GROUPS: &str = "/sys/fs/cgroup/systemd";
 
 /// What the engine decided about a container, for its spec.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub(crate) fn translate(bundle: &Bundle, decided: Decided) -> Result<Spec> {
     let read_only = spec.root().as_ref().and_then(Root::readonly);
     let mut root = Root::default();
     root.set_path(decided.root).set_readonly(read_only);
-    spec.set_root(Some(root)).set_mounts(Some(decided.mounts));
+    spec.set_root(Some(root)).set_mounts(Some(with_groups_of_systemd(decided.mounts)));
     spec.set_hooks(guest_hooks(&spec));
     if let Some(process) = spec.process_mut() {
         // Labels and profiles of the host's policy; the guest has none.
@@ -66,6 +69,21 @@ fn guest_hooks(spec: &Spec) -> Option<Hooks> {
     let mut kept = Hooks::default();
     kept.set_start_container(Some(hooks));
     Some(kept)
+}
+
+/// Podman gives systemd the host's hierarchy of that name to write in where there are several. The guest has one, which is
+/// its then.
+fn with_groups_of_systemd(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    let all = mounts.len();
+    mounts.retain(|mount| mount.source().as_deref() != Some(Path::new(SYSTEMDS_GROUPS)));
+    if mounts.len() < all {
+        for mount in mounts.iter_mut().filter(|mount| mount.typ().as_deref() == Some("cgroup")) {
+            let mut options = mount.options().clone().unwrap_or_default();
+            options.retain(|option| option != "ro");
+            mount.set_options(Some(options));
+        }
+    }
+    mounts
 }
 
 fn translate_namespaces(linux: &mut Linux) {
@@ -270,6 +288,22 @@ mod tests {
         ] {
             assert_eq!(guest.pointer(pointer).cloned().unwrap_or_default(), expected, "{pointer}");
         }
+    }
+
+    #[test]
+    fn systemd_writes_in_the_guests_one_hierarchy() {
+        let mount = |typ: &str, path: &str, option: &str| -> Mount {
+            let mount =
+                json!({"destination": path, "type": typ, "source": path, "options": ["nosuid", option]});
+            serde_json::from_value(mount).unwrap()
+        };
+        let groups = |option| mount("cgroup", "/sys/fs/cgroup", option);
+        let of_systemd =
+            with_groups_of_systemd(vec![groups("ro"), mount("bind", SYSTEMDS_GROUPS, "rprivate")]);
+        assert_eq!(of_systemd.len(), 1);
+        assert_eq!(of_systemd[0].options().as_deref(), Some(&["nosuid".to_owned()][..]));
+        let other = vec![groups("ro"), mount("bind", "/sys/fs/cgroup", "rprivate")];
+        assert_eq!(with_groups_of_systemd(other.clone()), other);
     }
 
     #[test]

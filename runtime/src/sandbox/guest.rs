@@ -7,11 +7,9 @@ use protocols::{
 
 use super::{Identity, Sandbox, lock};
 
-/// The pod's shared memory when nobody says otherwise: 64 MiB, as every engine has it.
-const SHM_BYTES: u64 = 64 << 20;
-
 impl Sandbox {
     pub(super) fn guest_sandbox(&self) -> CreateSandboxRequest {
+        let Identity { id, hostname, shm_bytes, .. } = lock(&self.identity).clone();
         let shm = GuestStorage {
             driver: guest::DRIVER_EPHEMERAL.into(),
             source: "shm".into(),
@@ -19,12 +17,11 @@ impl Sandbox {
             options: ["noexec", "nosuid", "nodev", "mode=1777"]
                 .map(str::to_owned)
                 .into_iter()
-                .chain([format!("size={SHM_BYTES}")])
+                .chain([format!("size={shm_bytes}")])
                 .collect(),
             mount_point: guest::SHM_DIR.into(),
             ..Default::default()
         };
-        let Identity { id, hostname, .. } = lock(&self.identity).clone();
         CreateSandboxRequest {
             hostname,
             sandbox_id: id.to_string(),

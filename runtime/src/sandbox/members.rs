@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::task::spawn_blocking;
 
-use super::{KILLED, Running, Sandbox, lock, phase};
+use super::{KILLED, Running, Sandbox, grouping, lock, phase};
 use crate::{
     bundle::{Bundle, Role},
     container::{Container, Owner, sizing::Workload},
@@ -73,7 +73,7 @@ impl Sandbox {
     async fn make_container(&self, request: &CreateContainer, running: &Running) -> Result<Arc<Container>> {
         let CreateContainer { id, bundle, rootfs, stdio } = request;
         let began = Instant::now();
-        let mut storage = self.prepare_storage(id, bundle, rootfs).await?;
+        let mut storage = self.prepare(id, bundle, rootfs).await?;
         match running.disks.attach(id.as_str(), &storage.disks).await {
             Ok(devices) => storage.devices = devices,
             Err(error) => {
@@ -110,9 +110,28 @@ impl Sandbox {
                 return Err(error);
             }
         };
+        self.take_precedence_of(bundle);
         let config = ContainerConfig { id: id.to_string(), rootfs: bundle.rootfs().display().to_string() };
         self.store.note(|record| record.config.container_configs.push(config));
         Ok(container)
+    }
+
+    /// What it has on the host. On failure nothing of it is left.
+    async fn prepare(&self, id: &ContainerId, bundle: &Bundle, rootfs: &[RootfsMount]) -> Result<Storage> {
+        let group = grouping::group_stand_in(bundle, &self.ledger);
+        let (grouped, prepared) = tokio::join!(group, self.prepare_storage(id, bundle, rootfs));
+        match prepared {
+            Ok(mut storage) => {
+                storage.keep(grouped);
+                Ok(storage)
+            }
+            Err(error) => {
+                let mut made = Storage::none(&self.ledger);
+                made.keep(grouped);
+                release(made).await;
+                Err(error)
+            }
+        }
     }
 
     async fn prepare_storage(

@@ -12,8 +12,10 @@ mod health;
 mod members;
 mod monitor;
 mod oom;
+mod precedence;
 mod reserve;
 mod resize;
+mod shared_memory;
 mod stats;
 
 use std::{
@@ -84,6 +86,8 @@ pub struct Sandbox {
     /// `None` while a container of that name is being created or deleted.
     containers: SyncMutex<HashMap<String, Option<Arc<Container>>>>,
     monitor: SyncMutex<Option<JoinHandle<()>>>,
+    /// The lowest that a container asked for.
+    oom_score: SyncMutex<Option<i32>>,
     /// Serves those who look into it, from its start on.
     debug: SyncMutex<Option<JoinHandle<()>>>,
     /// Listens for kills for want of memory, from the first container on.
@@ -103,6 +107,8 @@ struct Identity {
     hostname: String,
     /// The file that tells its container which name servers there are.
     resolv_conf: Option<PathBuf>,
+    /// How much there is of the pod's shared memory.
+    shm_bytes: u64,
     /// What the first container sets for the pod.
     sysctls: HashMap<String, String>,
     /// What a pod's containers will ask for together.
@@ -115,6 +121,7 @@ impl Identity {
             id: id.clone(),
             hostname: boot::hostname(bundle),
             resolv_conf: resolv_conf(bundle),
+            shm_bytes: shared_memory::bytes(bundle),
             sysctls: bundle.pods_sysctls(),
             announced: Workload::announced(bundle),
         }
@@ -153,8 +160,8 @@ impl Sandbox {
         let store = Arc::new(StateStore::create(&setup.paths.sandbox(&setup.id), record)?);
         let ledger = Ledger::new(store.clone());
         let prepared = async {
-            let processes = [std::process::id()].into_iter().chain(bundle.stand_in).collect();
-            grouping::group(&setup.config, bundle, processes, &ledger).await?;
+            grouping::group(&setup.config, bundle, vec![std::process::id()], &ledger).await?;
+            grouping::house(&setup.id, &ledger)?;
             let vm_dir = setup.paths.vm(&setup.id);
             make_vm_dir(&vm_dir, &ledger)?;
             let share_paths = setup.paths.share(&setup.id);
@@ -184,6 +191,7 @@ impl Sandbox {
             running: OnceLock::new(),
             containers: SyncMutex::default(),
             monitor: SyncMutex::default(),
+            oom_score: SyncMutex::default(),
             debug: SyncMutex::default(),
             oom_listener: SyncMutex::default(),
             stopped: OnceCell::new(),

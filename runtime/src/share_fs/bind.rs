@@ -34,6 +34,29 @@ pub(crate) enum Owners {
     Mapped(IdMap, Depth),
 }
 
+/// What the guest sees of what is mounted below the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Below {
+    Shown,
+    /// The directories that it is mounted on.
+    Hidden,
+}
+
+/// How something of the host is shown to the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    pub access: Access,
+    pub owners: Owners,
+    /// Whatever it is, what is mapped is shown.
+    pub below: Below,
+}
+
+impl View {
+    /// All of it, as it is.
+    pub const WHOLE: Self =
+        Self { access: Access::ReadWrite, owners: Owners::AsTheyAre, below: Below::Shown };
+}
+
 /// Makes `mounts` and its view `shared`.
 pub(super) fn make_tree(paths: &SharePaths, ledger: &Ledger) -> Result<()> {
     let (mounts, shared, private) = (paths.mounts(), paths.shared(), private(paths));
@@ -59,15 +82,14 @@ pub(super) fn bind(
     paths: &SharePaths,
     source: &Path,
     name: &Path,
-    access: Access,
-    owners: &Owners,
+    view: &View,
     ledger: &Ledger,
 ) -> Result<Vec<Resource>> {
     if name.as_os_str().is_empty() || name.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::internal(format!("{} is no place in the shared tree", name.display())));
     }
     let mut claims = Vec::new();
-    let bound = try_bind(paths, source, name, access, owners, ledger, &mut claims);
+    let bound = try_bind(paths, source, name, view, ledger, &mut claims);
     if let Err(error) = bound {
         for claim in claims.iter().rev() {
             if let Err(error) = ledger.release(claim) {
@@ -83,8 +105,7 @@ fn try_bind(
     paths: &SharePaths,
     source: &Path,
     name: &Path,
-    access: Access,
-    owners: &Owners,
+    view: &View,
     ledger: &Ledger,
     claims: &mut Vec<Resource>,
 ) -> Result<()> {
@@ -96,16 +117,21 @@ fn try_bind(
     }
     let is_dir = fs::metadata(source).with_context(|| "look at the source".to_string())?.is_dir();
     claims.push(make_point(&target, is_dir, ledger)?);
-    let recursive = MsFlags::MS_REC;
-    if (access, owners) == (Access::ReadWrite, &Owners::AsTheyAre) {
-        claims.push(bind_mount(source, &target, recursive, ledger)?);
+    // By propagation it comes there and goes, unless somebody has made the host's mounts private meanwhile, as a runc
+    // without a mount namespace does.
+    let twin = Resource::Mount { path: paths.shared().join(name) };
+    ledger.claim(twin.clone())?;
+    claims.push(twin);
+    let depth = if view.below == Below::Shown { MsFlags::MS_REC } else { MsFlags::empty() };
+    if (view.access, &view.owners) == (Access::ReadWrite, &Owners::AsTheyAre) {
+        claims.push(bind_mount(source, &target, depth, ledger)?);
         return Ok(());
     }
     // What is changed later does not propagate to the guest's view, so the mount is made whole before it gets there.
     let stage = private(paths).join(name.display().to_string().replace('/', "-"));
     let point = make_point(&stage, is_dir, ledger)?;
-    let staged = match owners {
-        Owners::AsTheyAre => bind_mount(source, &stage, recursive, ledger)?,
+    let staged = match &view.owners {
+        Owners::AsTheyAre => bind_mount(source, &stage, depth, ledger)?,
         Owners::Mapped(map, depth) => {
             let claim = Resource::Mount { path: stage.clone() };
             ledger.claim(claim.clone())?;
@@ -117,8 +143,8 @@ fn try_bind(
             claim
         }
     };
-    let ready = if access == Access::ReadOnly { read_only(&stage) } else { Ok(()) };
-    let bound = ready.and_then(|()| bind_mount(&stage, &target, recursive, ledger));
+    let ready = if view.access == Access::ReadOnly { read_only(&stage) } else { Ok(()) };
+    let bound = ready.and_then(|()| bind_mount(&stage, &target, MsFlags::MS_REC, ledger));
     let unstaged = ledger.release(&staged).and_then(|()| ledger.release(&point));
     claims.push(bound?);
     unstaged
@@ -224,18 +250,17 @@ mod tests {
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), "text").unwrap();
 
-        bind(&share, &source, Path::new("c1/rootfs"), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
-            .unwrap();
+        bind(&share, &source, Path::new("c1/rootfs"), &View::WHOLE, &ledger).unwrap();
         let seen = share.shared().join("c1/rootfs");
         assert_eq!(fs::read_to_string(seen.join("file")).unwrap(), "text");
         fs::write(seen.join("new"), "from the guest").unwrap();
         assert!(source.join("new").exists());
         assert!(fs::write(share.shared().join("new"), "").is_err(), "the view's own layout is read-only");
 
-        bind(&share, &source, Path::new("v1"), Access::ReadOnly, &Owners::AsTheyAre, &ledger).unwrap();
+        let read_only = View { access: Access::ReadOnly, ..View::WHOLE };
+        bind(&share, &source, Path::new("v1"), &read_only, &ledger).unwrap();
         assert!(fs::write(share.shared().join("v1/new"), "").is_err(), "a read-only share is so on the host");
-        bind(&share, &source.join("file"), Path::new("f1"), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
-            .unwrap();
+        bind(&share, &source.join("file"), Path::new("f1"), &View::WHOLE, &ledger).unwrap();
         assert_eq!(fs::read_to_string(share.shared().join("f1")).unwrap(), "text");
 
         ledger.release_all().unwrap();
@@ -244,27 +269,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_mounted_below_is_shown_or_hidden() {
+        let Some((root, share, ledger)) = tree() else { return };
+        let source = root.path().join("source");
+        fs::create_dir_all(source.join("below")).unwrap();
+        let none = None::<&str>;
+        mount(Some("t"), &source.join("below"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        fs::write(source.join("below/file"), "").unwrap();
+        for (access, below) in [
+            (Access::ReadWrite, Below::Shown),
+            (Access::ReadWrite, Below::Hidden),
+            (Access::ReadOnly, Below::Shown),
+            (Access::ReadOnly, Below::Hidden),
+        ] {
+            let name = format!("{access:?}-{below:?}");
+            let view = View { access, below, ..View::WHOLE };
+            bind(&share, &source, Path::new(&name), &view, &ledger).unwrap();
+            let seen = share.shared().join(&name).join("below/file");
+            assert_eq!(seen.exists(), below == Below::Shown, "{name}");
+        }
+        ledger.release_all().unwrap();
+        nix::mount::umount(&source.join("below")).unwrap();
+        assert_eq!(mounts_below(root.path()), 0);
+    }
+
+    #[test]
+    fn it_goes_from_the_view_even_if_that_hears_of_nothing_any_more() {
+        let Some((root, share, ledger)) = tree() else { return };
+        let source = root.path().join("source");
+        fs::create_dir(&source).unwrap();
+        bind(&share, &source, Path::new("c1/rootfs"), &View::WHOLE, &ledger).unwrap();
+        for dir in [share.mounts(), share.shared()] {
+            propagation(&dir, MsFlags::MS_PRIVATE).unwrap();
+        }
+        ledger.release_all().unwrap();
+        assert_eq!(mounts_below(root.path()), 0);
+        assert!(!share.root().exists() && source.exists());
+    }
+
+    #[test]
     fn a_failed_share_leaves_nothing_and_no_name_climbs_out() {
         let Some((root, share, ledger)) = tree() else { return };
         let before = mounts_below(root.path());
         assert!(
-            bind(
-                &share,
-                Path::new("/nonexistent"),
-                Path::new("c1/rootfs"),
-                Access::ReadOnly,
-                &Owners::AsTheyAre,
-                &ledger
-            )
-            .is_err()
+            bind(&share, Path::new("/nonexistent"), Path::new("c1/rootfs"), &View::WHOLE, &ledger).is_err()
         );
         assert!(!share.mounts().join("c1").exists());
         for name in ["../x", "/x", "a/../../x", ""] {
-            assert!(
-                bind(&share, root.path(), Path::new(name), Access::ReadWrite, &Owners::AsTheyAre, &ledger)
-                    .is_err(),
-                "{name}"
-            );
+            assert!(bind(&share, root.path(), Path::new(name), &View::WHOLE, &ledger).is_err(), "{name}");
         }
         assert_eq!(mounts_below(root.path()), before);
         ledger.release_all().unwrap();

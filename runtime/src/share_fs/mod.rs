@@ -15,7 +15,7 @@ use std::{
 
 use protocols::{agent::Storage, guest};
 
-pub(crate) use bind::{Access, Owners};
+pub(crate) use bind::{Access, Below, Owners, View};
 
 use crate::{
     child::Child,
@@ -135,20 +135,14 @@ impl ShareFs {
 
     /// Makes `source`, a directory or file, visible in the guest as `name`, a relative path. Returns the guest's path
     /// and what was claimed, oldest first.
-    pub fn share(
-        &self,
-        source: &Path,
-        name: &Path,
-        access: Access,
-        owners: &Owners,
-    ) -> Result<(PathBuf, Vec<Resource>)> {
-        if let (Kind::NineP { .. }, Owners::Mapped(..)) = (&self.kind, owners) {
+    pub fn share(&self, source: &Path, name: &Path, view: &View) -> Result<(PathBuf, Vec<Resource>)> {
+        if let (Kind::NineP { .. }, Owners::Mapped(..)) = (&self.kind, &view.owners) {
             // QEMU makes files as root, who is nobody on such a mount.
             return Err(Error::unimplemented(
                 "uidMappings: owners are mapped with shared_fs = \"virtio-fs\" alone",
             ));
         }
-        let claims = bind::bind(&self.paths, source, name, access, owners, &self.ledger)?;
+        let claims = bind::bind(&self.paths, source, name, view, &self.ledger)?;
         Ok((Path::new(guest::SHARE_DIR).join(name), claims))
     }
 }

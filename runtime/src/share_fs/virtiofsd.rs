@@ -38,7 +38,7 @@ pub(super) async fn start(
     let listener = UnixListener::bind(socket).with_context(|| format!("bind {}", socket.display()))?;
     let mut launch = Launch::new(program);
     let fd = launch.pass_fd(OwnedFd::from(listener));
-    launch.args(arguments(dialect, config, fd, shared)?);
+    launch.args(arguments(dialect, config, fd, shared)?).in_group();
     if dialect == Dialect::C {
         // It makes a file as its owner-to-be, who is here without the groups that let him write to the directory. The
         // guest's kernel has looked at them already; the program in Rust keeps what it needs by itself.

@@ -7,7 +7,7 @@ mod resource;
 mod store;
 
 pub use pid::{ProcessId, boot_id};
-pub(crate) use pid::{pidfd_open, pidfd_signal, watch_pidfd};
+pub(crate) use pid::{pidfd_kill, pidfd_signal, watch_pidfd};
 pub use record::{ContainerConfig, Record};
 pub use resource::Resource;
 pub(crate) use resource::mounts_below;

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -43,30 +43,41 @@ impl ProcessId {
     pub(crate) fn has_ended(&self, patience: Duration) -> bool {
         let Ok(pidfd) = pidfd_open(self.pid) else { return !self.is_alive() };
         if self.is_alive() && is_dying(self.pid) {
-            let timeout = PollTimeout::try_from(patience).expect("a deadline of seconds fits");
-            let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout); // Asked again below.
+            let _ = ends_within(&pidfd, patience); // Asked again below.
         }
         !self.is_alive()
     }
 
-    /// Kills the process and waits until it has ended; success if it is gone already or its pid is another's.
-    pub(super) fn kill_and_wait(&self, deadline: Duration) -> Result<()> {
+    /// Waits for the end of the process as long as `patience`, then kills it and waits as long as `force`. One that is gone,
+    /// or whose pid is another's, has ended. Blocks.
+    pub fn end(&self, patience: Duration, force: Duration) -> Result<()> {
         let pidfd = match pidfd_open(self.pid) {
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(()),
             other => other.context("pidfd_open")?,
         };
         // Checked after the pidfd is held: from here on the pid cannot become another process's.
-        if !self.is_alive() {
+        if !self.is_alive() || ends_within(&pidfd, patience)? {
             return Ok(());
         }
         match pidfd_kill(&pidfd) {
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(()),
             other => other.context("pidfd_send_signal")?,
         }
-        let timeout = PollTimeout::try_from(deadline).expect("a deadline of seconds fits");
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => Err(Error::deadline(format!("process {} survives SIGKILL for {deadline:?}", self.pid))),
-            other => other.map(|_| ()).map_err(Error::from),
+        match ends_within(&pidfd, force)? {
+            true => Ok(()),
+            false => Err(Error::deadline(format!("process {} survives SIGKILL for {force:?}", self.pid))),
+        }
+    }
+}
+
+fn ends_within(pidfd: &OwnedFd, deadline: Duration) -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        let left =
+            PollTimeout::try_from(deadline.saturating_sub(began.elapsed())).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], left) {
+            Err(Errno::EINTR) => {}
+            polled => return Ok(polled? > 0),
         }
     }
 }

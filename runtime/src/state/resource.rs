@@ -45,6 +45,8 @@ pub enum Resource {
     Ingress { namespace: NamespaceId, link: u32 },
     /// A cgroup of ours in one hierarchy; whoever is still in it goes back to `home`.
     Cgroup { path: PathBuf, home: PathBuf },
+    /// A cgroup in which nobody is but processes that we have started, and theirs: it is killed as a whole.
+    Group { path: PathBuf },
 }
 
 impl fmt::Display for Resource {
@@ -58,7 +60,7 @@ impl fmt::Display for Resource {
             Self::Ingress { namespace, link } => {
                 write!(f, "filters of link {link} in {}", namespace.path.display())
             }
-            Self::Cgroup { path, .. } => write!(f, "cgroup {}", path.display()),
+            Self::Cgroup { path, .. } | Self::Group { path } => write!(f, "cgroup {}", path.display()),
         }
     }
 }
@@ -75,13 +77,14 @@ impl Resource {
             Self::Tap { .. } => "tap",
             Self::Ingress { .. } => "ingress",
             Self::Cgroup { .. } => "cgroup",
+            Self::Group { .. } => "group",
         }
     }
 
     /// Takes the resource away. Blocks for at most [`KILL_DEADLINE`].
     pub(crate) fn release(&self) -> Result<()> {
         let gone = match self {
-            Self::Process { id, .. } => id.kill_and_wait(KILL_DEADLINE),
+            Self::Process { id, .. } => id.end(Duration::ZERO, KILL_DEADLINE),
             Self::Mount { path } => unmount(path),
             Self::Directory { path } => ignore_missing(fs::remove_dir(path)),
             Self::Tree { path } => remove_tree(path),
@@ -89,6 +92,7 @@ impl Resource {
             Self::Tap { namespace, name } => tap::remove(namespace, name),
             Self::Ingress { namespace, link } => traffic::undo_ingress(namespace, *link),
             Self::Cgroup { path, home } => cgroup::remove(path, home).map_err(Error::from),
+            Self::Group { path } => cgroup::kill(path, KILL_DEADLINE).map_err(Error::from),
         };
         gone.with_context(|| format!("release {self}"))
     }
@@ -148,6 +152,7 @@ mod tests {
             Resource::File { path: path.clone() },
             Resource::Tap { namespace: namespace(&path), name: "tap0_kata".into() },
             Resource::Cgroup { path: path.clone(), home: dir.path().into() },
+            Resource::Group { path: path.clone() },
             Resource::Ingress { namespace: namespace(&path), link: 1 },
             // Another one at the same path.
             Resource::Ingress { namespace: namespace(Path::new("/proc/self/ns/net")), link: 1 },

@@ -18,7 +18,7 @@ use crate::{
     ids::ContainerId,
     ledger::{Ledger, Resource},
     paths::SharePaths,
-    share_fs::{Access, Owners, ShareFs},
+    share_fs::{Access, ShareFs, View},
 };
 use volume::Route;
 
@@ -80,9 +80,8 @@ impl Storage {
         self.disks = disk::of_spec(&bundle.spec);
         let root = bundle.rootfs();
         rootfs::mount_all(rootfs, &root, &share.private().join(id.as_str()), &self.ledger, &mut self.claims)?;
-        let (guest_root, claims) = share
-            .share(&root, &SharePaths::rootfs_name(id), Access::ReadWrite, &Owners::AsTheyAre)
-            .context("root.path")?;
+        let (guest_root, claims) =
+            share.share(&root, &SharePaths::rootfs_name(id), &View::WHOLE).context("root.path")?;
         self.claims.extend(claims);
         self.guest_root = guest_root;
         for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
@@ -116,16 +115,42 @@ impl Storage {
                 let place = mount.destination().clone();
                 self.disks.push(Disk { place, major, minor, read_only: access == Access::ReadOnly });
             }
-            Route::Share(access) => {
-                let name = volume::share_name(id, index, mount.destination());
-                let owners = volume::owners(&mut mount, bundle.spec.linux().as_ref())?;
-                let (guest_path, claims) = share.share(&source(&mount), &name, access, &owners)?;
-                self.claims.extend(claims);
-                mount.set_typ(Some("bind".into()));
-                mount.set_source(Some(guest_path));
+            Route::Share(access) => self.share(id, &mut mount, index, bundle, share, access)?,
+            Route::Overlay => {
+                // Its layers are the host's.
+                let made = share.private().join(format!("{id}-overlay-{index}"));
+                let layers = volume::layers(&mut mount);
+                rootfs::mount_all(&[layers], &made, &made, &self.ledger, &mut self.claims)?;
+                mount.set_source(Some(made));
+                self.share(id, &mut mount, index, bundle, share, Access::ReadWrite)?;
             }
         }
         Ok(mount)
+    }
+
+    /// Shares the mount's source, which is to be bound in the guest.
+    fn share(
+        &mut self,
+        id: &ContainerId,
+        mount: &mut Mount,
+        index: usize,
+        bundle: &Bundle,
+        share: &ShareFs,
+        access: Access,
+    ) -> Result<()> {
+        let name = volume::share_name(id, index, mount.destination());
+        let owners = volume::owners(mount, bundle.spec.linux().as_ref())?;
+        let view = View { access, owners, below: volume::below(mount) };
+        let (guest_path, claims) = share.share(&source(mount), &name, &view)?;
+        self.claims.extend(claims);
+        mount.set_typ(Some("bind".into()));
+        mount.set_source(Some(guest_path));
+        Ok(())
+    }
+
+    /// Has what was claimed elsewhere go with it.
+    pub fn keep(&mut self, claims: Vec<Resource>) {
+        self.claims.extend(claims);
     }
 
     /// Takes everything away again. Idempotent. Blocks.

@@ -9,13 +9,13 @@ use std::{
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount};
 
-use super::disk::block_device;
+use super::{disk::block_device, rootfs::RootfsMount};
 use crate::{
     bundle::{Bundle, Role},
     error::{Error, Result},
     idmap::{Depth, IdMap},
     ids::ContainerId,
-    share_fs::{Access, Owners},
+    share_fs::{Access, Below, Owners},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) enum Route {
     Shm,
     /// A host file or directory.
     Share(Access),
+    /// Directories of the host, one over the other: Podman's volumes with `:O`, and images as volumes.
+    Overlay,
     /// A block device.
     Disk { major: i64, minor: i64, access: Access },
 }
@@ -36,7 +38,8 @@ impl Route {
         let is_bind = mount.typ().as_deref().is_some_and(|typ| typ == "bind" || typ == "rbind")
             || options.iter().any(|option| option == "bind" || option == "rbind");
         if !is_bind {
-            return Ok(Self::AsIs);
+            let is_overlay = mount.typ().as_deref() == Some("overlay");
+            return Ok(if is_overlay { Self::Overlay } else { Self::AsIs });
         }
         if mount.destination() == Path::new("/dev/shm") {
             // The one that a pod's containers share on a host. One of a container's own is a tmpfs with a size.
@@ -102,6 +105,22 @@ pub(super) fn owners(mount: &mut Mount, linux: Option<&Linux>) -> Result<Owners>
     }
 }
 
+/// Whether what is mounted below the source belongs to a bind mount.
+pub(super) fn below(mount: &Mount) -> Below {
+    let by_type = mount.typ().as_deref() == Some("rbind");
+    let by_option = mount.options().iter().flatten().any(|option| option == "rbind");
+    if by_type || by_option { Below::Shown } else { Below::Hidden }
+}
+
+/// Takes from an overlay what the host mounts, and leaves a bind mount of that.
+pub(super) fn layers(mount: &mut Mount) -> RootfsMount {
+    let (layers, mut rest): (Vec<_>, Vec<_>) =
+        mount.options().iter().flatten().cloned().partition(|option| option.contains('='));
+    rest.push("rbind".into());
+    mount.set_options(Some(rest));
+    RootfsMount { fstype: "overlay".into(), source: "overlay".into(), target: String::new(), options: layers }
+}
+
 /// What the guest has itself: its kernel's views and device nodes. A regular file below `/dev` is the host's.
 fn is_guests_own(source: &Path) -> bool {
     let kernel_view = source.starts_with("/proc") || source.starts_with("/sys");
@@ -163,6 +182,7 @@ mod tests {
             ("/data", "bind", dir, &["rbind", "rw"], Route::Share(Access::ReadWrite)),
             ("/data", "none", dir, &["rbind", "ro"], Route::Share(Access::ReadOnly)),
             ("/data", "bind", dir, &["ro", "rw"], Route::Share(Access::ReadWrite)),
+            ("/data", "overlay", "/merged", &["lowerdir=/a:/b", "private"], Route::Overlay),
         ] {
             assert_eq!(
                 route(destination, typ, source, options).unwrap(),
@@ -170,6 +190,14 @@ mod tests {
                 "{destination} {typ} {source}"
             );
         }
+    }
+
+    #[test]
+    fn an_overlays_layers_are_the_hosts_and_its_propagation_the_guests() {
+        let mount = serde_json::json!({"destination": "/x", "type": "overlay", "options": ["lowerdir=/a:/b", "private"]});
+        let mut mount: Mount = serde_json::from_value(mount).unwrap();
+        assert_eq!(layers(&mut mount).options, ["lowerdir=/a:/b"]);
+        assert_eq!(mount.options().as_deref(), Some(&["private".to_owned(), "rbind".to_owned()][..]));
     }
 
     #[test]

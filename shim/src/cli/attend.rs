@@ -19,29 +19,26 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::message::{LENGTH, Message};
+use super::{
+    execs::{Execs, reaped},
+    message::{HELLO_LIMIT, LENGTH, Message, heard},
+    spawn,
+};
 use crate::keeper::Keeper;
-
-/// Two ids and what is around them.
-const HELLO_LIMIT: u64 = 600;
-
-/// The first line of a connection: whose stand-in it is.
-pub fn hello(container: &str, exec: Option<&str>) -> String {
-    format!("{container} {}\n", exec.unwrap_or_default())
-}
 
 /// Serves the stand-ins that connect, until all containers have ended and every stand-in knows.
 pub async fn attend(listener: UnixListener, keeper: Arc<Keeper>) -> Result<()> {
     listener.set_nonblocking(true).context("listen for stand-ins")?;
     let listener = tokio::net::UnixListener::from_std(listener).context("listen for stand-ins")?;
+    let execs = Arc::new(Execs::new());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.context("accept a stand-in")?;
-                let keeper = keeper.clone();
+                let (keeper, execs) = (keeper.clone(), execs.clone());
                 connections.spawn(async move {
-                    if let Err(error) = serve(stream, &keeper).await {
+                    if let Err(error) = serve(stream, &keeper, &execs).await {
                         tracing::warn!(%error, "a stand-in");
                     }
                 });
@@ -55,7 +52,7 @@ pub async fn attend(listener: UnixListener, keeper: Arc<Keeper>) -> Result<()> {
     }
 }
 
-async fn serve(stream: UnixStream, keeper: &Keeper) -> Result<()> {
+async fn serve(stream: UnixStream, keeper: &Keeper, execs: &Execs) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = String::new();
@@ -64,13 +61,26 @@ async fn serve(stream: UnixStream, keeper: &Keeper) -> Result<()> {
         return Ok(()); // What it was to stand for did not come to be.
     }
     let stranger = || Error::invalid(format!("{line:?} names no process"));
-    let (container, exec) = line.trim_end_matches('\n').split_once(' ').ok_or_else(stranger)?;
-    let exec = Some(exec).filter(|exec| !exec.is_empty());
-    let container = keeper.sandbox().ok_or_else(stranger)?.container(container)?;
+    let (container, exec, pid) = heard(&line).ok_or_else(stranger)?;
+    let sandbox = keeper.sandbox().ok_or_else(stranger)?;
+    let container = sandbox.container(container)?;
     let process = container.process(exec)?;
+    let _counted = exec.map(|_| execs.count(container.id().as_str()));
     send(&mut writer, Message::Attended).await?;
     tokio::select! {
-        exit = end(&process) => send(&mut writer, Message::Exited(exit?)).await?,
+        exit = end(&process) => {
+            let exited = Message::Exited(exit?);
+            if exec.is_none() {
+                execs.gone(container.id().as_str()).await;
+                if container.has_lacked_memory() {
+                    sandbox.repeat_kill(pid, spawn::victim()?).await;
+                }
+            }
+            send(&mut writer, exited).await?;
+            if exec.is_some() {
+                reaped(pid).await;
+            }
+        }
         () = listen(&mut reader, &process) => {
             tracing::warn!(container = %container.id(), exec, "its stand-in was killed: so is the process");
             kill(&container, exec, &process).await?;

@@ -84,7 +84,9 @@ impl Check {
         if geteuid().is_root() {
             println!("System can currently create Kata Containers");
         } else {
-            println!("Only root can create Kata Containers");
+            println!(
+                "Only root can create Kata Containers; a user's Podman, or unshare --map-root-user --mount, is root"
+            );
         }
         Ok(())
     }

@@ -9,12 +9,14 @@ use std::{
 
 use clap::Args;
 use containerd_shim_protos::api::CreateTaskRequest;
+use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxNamespaceType;
 use runtime::{
     bundle::{self, Bundle},
     config::Config,
     error::{Context, Error, Result},
-    ids::SandboxId,
+    features::SPEC,
+    ids::{ContainerId, SandboxId},
     ledger::ProcessId,
 };
 
@@ -22,6 +24,7 @@ use super::{
     client::Client,
     clock, console,
     end::undo,
+    files,
     global::{Global, container_id},
     join::host_of,
     proxy::Network,
@@ -83,6 +86,12 @@ impl Create {
     /// Makes the container. On failure nothing of it is left.
     pub fn create(&self, global: &Global, mode: Mode) -> Result<Created> {
         let id = container_id(&self.id)?;
+        if !geteuid().is_root() {
+            return Err(Error::precondition(
+                "a container needs root, or root of a user namespace: Podman makes one for its users, and so does \
+                 unshare --map-root-user --mount",
+            ));
+        }
         let mut bundle = self.load()?;
         check_terminal(has_terminal(&bundle), mode, self.console_socket.is_some())?;
         refuse_descriptors(self.preserve_fds)?;
@@ -91,9 +100,12 @@ impl Create {
         if let Some((_, host)) = &host {
             bundle.role = bundle::Role::PodContainer { sandbox: SandboxId::new(&host.sandbox)? };
         }
+        if host.is_none() {
+            bundle.sandbox_name = Some(global.root.unused_sandbox(&id)?);
+        }
         let sandbox = bundle.sandbox_id(&id)?.to_string();
         let home = global.root.claim(&id)?;
-        let mut record = describe(&self.id, &bundle, sandbox);
+        let mut record = describe(&self.id, &bundle, sandbox, host.is_none(), &config);
         let network = network(&bundle, &config, host.as_ref().and_then(|(_, host)| host.stand_in));
         let made = serve(global, &home, &mut record, &config, host.as_ref())
             .and_then(|()| self.make(mode, &home, &mut record, &bundle, network));
@@ -128,8 +140,8 @@ impl Create {
         let Ends { streams, console, terminal } =
             Ends::open(has_terminal(bundle), console_size(bundle), mode, self.console_socket.as_deref())?;
         // One that is not there is refused by the server.
-        let rootfs = Some(bundle.rootfs()).filter(|rootfs| rootfs.is_dir());
-        let role = Role { container: &self.id, exec: None, network, rootfs, console };
+        let files = Some(files::of(bundle)).filter(|files| files.rootfs.is_dir());
+        let role = Role { container: &self.id, exec: None, network, files, console };
         let mut stand_in = StandIn::start(home, role, &streams)?;
         let client = Client::connect(home, &self.id)?;
         client.create(request(&self.id, bundle, &streams, stand_in.process)?)?;
@@ -212,27 +224,27 @@ pub fn write_pid(file: Option<&Path>, process: ProcessId) -> Result<()> {
     file.map_or(Ok(()), |file| write_whole(file, process.pid.to_string().as_bytes()))
 }
 
-fn describe(id: &str, bundle: &Bundle, sandbox: String) -> Record {
+fn describe(id: &str, bundle: &Bundle, sandbox: String, is_first: bool, config: &Config) -> Record {
     Record {
-        oci_version: bundle.spec.version().clone(),
+        oci_version: SPEC.into(),
         id: id.into(),
         bundle: bundle.dir.clone(),
         rootfs: bundle.rootfs(),
         created: clock::rfc3339(SystemTime::now()),
-        owner: nix::unistd::geteuid().as_raw(),
+        owner: geteuid().as_raw(),
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         sandbox,
+        is_first,
+        config: Some(config.path.clone()),
         stand_in: None,
         server: None,
     }
 }
 
 fn request(id: &str, bundle: &Bundle, streams: &Streams, stand_in: ProcessId) -> Result<CreateTaskRequest> {
-    let sandbox = match &bundle.role {
-        bundle::Role::PodContainer { sandbox } => Some(sandbox.to_string()),
-        _ => None,
-    };
-    let place = convert::with_place(&convert::Place { stand_in: stand_in.pid, sandbox })?;
+    let sandbox = bundle.sandbox_id(&ContainerId::new(id)?)?.to_string();
+    let is_new = !matches!(bundle.role, bundle::Role::PodContainer { .. });
+    let place = convert::with_place(&convert::Place { stand_in: stand_in.pid, sandbox, is_new })?;
     Ok(CreateTaskRequest {
         id: id.into(),
         bundle: bundle.dir.display().to_string(),

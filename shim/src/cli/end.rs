@@ -1,15 +1,14 @@
 //! The end of a container: in order while its server lives, by force when it does not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc::SIGKILL;
 use runtime::{
     bundle::Bundle,
     config::Config,
-    error::{Context, Error, ErrorKind, Result},
+    error::{Context, ErrorKind, Result},
     hooks::run_poststop,
     ids::{ContainerId, SandboxId},
-    ledger::ProcessId,
     paths::Paths,
     process::Status,
 };
@@ -18,10 +17,7 @@ use super::{
     client::Client,
     record::{Home, Record},
 };
-use crate::{
-    executor,
-    shim::{PidFd, release},
-};
+use crate::{executor, shim::release};
 
 /// How long a killed container may take to end, as with runc.
 const KILL: Duration = Duration::from_secs(10);
@@ -89,7 +85,7 @@ fn delete_only(home: &Home, record: &Record) -> Result<Deleted> {
         Ok(client) => {
             // It has heard of the end, and tells it before the server goes.
             if let Some(stand_in) = record.stand_in {
-                end(stand_in, FAREWELL).context("the stand-in")?;
+                stand_in.end(FAREWELL, FORCE).context("the stand-in")?;
             }
             let _ = client.shut_down(); // What this does not do is done below.
         }
@@ -126,7 +122,8 @@ fn run_hooks(record: &Record) -> Result<()> {
             return Ok(());
         }
     };
-    let deadline = Config::find(None).map_or(HOOK, |config| config.agent.create_deadline());
+    let deadline =
+        Config::find(record.config.as_deref()).map_or(HOOK, |config| config.agent.create_deadline());
     let id = ContainerId::new(record.id.clone())?;
     executor::small()?.block_on(run_poststop(&Paths::default(), &id, &bundle, deadline))
 }
@@ -136,7 +133,7 @@ fn run_hooks(record: &Record) -> Result<()> {
 fn sweep(home: &Home, record: &Record, patience: Duration) -> Result<()> {
     if home.has_neighbours(&record.sandbox)? {
         if let Some(stand_in) = record.stand_in {
-            end(stand_in, patience).context("the stand-in")?;
+            stand_in.end(patience, FORCE).context("the stand-in")?;
         }
         home.remove()?;
         // If they all went meanwhile, each may have taken this one for a neighbour.
@@ -145,30 +142,12 @@ fn sweep(home: &Home, record: &Record, patience: Duration) -> Result<()> {
         }
     }
     if let Some(server) = record.server {
-        end(server, patience).context("the server")?;
+        server.end(patience, FORCE).context("the server")?;
     }
     if let Some(stand_in) = record.stand_in {
-        end(stand_in, patience).context("the stand-in")?;
+        stand_in.end(patience, FORCE).context("the stand-in")?;
     }
     let sandbox = SandboxId::new(&record.sandbox)?;
     release(&Paths::default(), &sandbox)?;
     home.remove()
-}
-
-/// Waits for the end of a process, and kills it if it does not come by itself.
-fn end(process: ProcessId, patience: Duration) -> Result<()> {
-    let began = Instant::now();
-    let Some(pidfd) = PidFd::open(process.pid)? else {
-        return Ok(());
-    };
-    // Checked after the pidfd is held: from here on the pid cannot become another process's.
-    if !process.is_alive() || pidfd.ended_within(patience)? {
-        return Ok(());
-    }
-    pidfd.kill()?;
-    if pidfd.ended_within(FORCE)? {
-        return Ok(());
-    }
-    let took = began.elapsed();
-    Err(Error::deadline(format!("process {} does not end, killed as it is, for {took:?}", process.pid)))
 }

@@ -175,7 +175,7 @@ impl Exec {
             Some(stand_in) => Network::Path(format!("/proc/{}/ns/net", stand_in.pid).into()),
             None => Network::Host,
         };
-        let role = Role { container: &self.id, exec: Some(&exec), network, rootfs: None, console };
+        let role = Role { container: &self.id, exec: Some(&exec), network, files: None, console };
         let mut stand_in = StandIn::start(home, role, streams)?;
         let client = Client::connect(home, &self.id)?;
         let text = serde_json::to_vec(spec).context("encode the process")?;

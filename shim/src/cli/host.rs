@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use runtime::{
     config::HypervisorConfig,
     error::{Context, Result},
+    paths::run_dir,
 };
 
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
     server::kvm::{self, Verdict},
 };
 
-/// Where the servers remember what they have found out about KVM.
-const VERDICT: &str = "/run/vc/kvm-probe";
+/// Where the servers remember, below the run directory, what they have found out about KVM.
+const VERDICT: &str = "vc/kvm-probe";
 /// For a program that prints its version.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,7 +60,7 @@ pub fn has_vsock() -> bool {
 
 /// Whether KVM runs guests.
 pub fn kvm() -> Result<Verdict> {
-    Ok(executor::small()?.block_on(kvm::probe(Path::new(VERDICT))))
+    Ok(executor::small()?.block_on(kvm::probe(&run_dir().join(VERDICT))))
 }
 
 /// The first line of what the hypervisor says of its version.

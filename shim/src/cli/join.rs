@@ -3,19 +3,33 @@
 //! Engines say so by paths: `/proc/<pid>/ns/<kind>` of the other's stand-in, or a file that stands for the network namespace
 //! that it is in. CRI-O says it by annotations.
 
-use std::{fs::metadata, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{OpenOptions, metadata},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    thread,
+};
 
+use nix::{
+    errno::Errno,
+    libc::O_NONBLOCK,
+    sched::{CloneFlags, setns},
+};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use runtime::{
     bundle::{Bundle, Role},
-    error::{Error, Result},
+    error::{Context, Error, Result},
 };
 
 use super::record::{Home, Record, Root};
 
-/// What a container may share with another, by the names of the kernel.
-const SHARED: [(Kind, &str); 4] =
-    [(Kind::Network, "net"), (Kind::Ipc, "ipc"), (Kind::Uts, "uts"), (Kind::Pid, "pid")];
+/// What a container may share with another, by the names and flags of the kernel.
+const SHARED: [(Kind, &str, CloneFlags); 4] = [
+    (Kind::Network, "net", CloneFlags::CLONE_NEWNET),
+    (Kind::Ipc, "ipc", CloneFlags::CLONE_NEWIPC),
+    (Kind::Uts, "uts", CloneFlags::CLONE_NEWUTS),
+    (Kind::Pid, "pid", CloneFlags::CLONE_NEWPID),
+];
 
 /// The container whose sandbox the one in `bundle` belongs to, if it is not the first of its own.
 pub fn host_of(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>> {
@@ -24,7 +38,10 @@ pub fn host_of(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>> {
         Role::PodContainer { sandbox } => {
             let found = served(root)?.into_iter().find(|(_, record)| record.sandbox == sandbox.as_str());
             found.map(Some).ok_or_else(|| {
-                Error::not_found(format!("annotations: no container of sandbox {sandbox} is here"))
+                Error::not_found(format!(
+                    "annotations: no container of sandbox {sandbox} is here: CRI-O keeps a pod's first one for a handler \
+                     with kata in its name, or with drop_infra_ctr = false"
+                ))
             })
         }
         Role::Single => by_namespaces(root, bundle),
@@ -32,8 +49,13 @@ pub fn host_of(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>> {
 }
 
 fn by_namespaces(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>> {
-    let joined = SHARED.map(|(kind, name)| Some((kind, name, bundle.namespace(kind)??)));
-    let joined: Vec<_> = joined.into_iter().flatten().collect();
+    let mut joined = Vec::new();
+    for (kind, name, flag) in SHARED {
+        if let Some(Some(path)) = bundle.namespace(kind) {
+            check(&path, flag).with_context(|| format!("linux.namespaces: {name}: {}", path.display()))?;
+            joined.push((kind, name, path));
+        }
+    }
     if joined.is_empty() {
         return Ok(None);
     }
@@ -41,7 +63,7 @@ fn by_namespaces(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>>
     let mut host: Option<&(Home, Record)> = None;
     for (kind, name, path) in &joined {
         let Some(other) = known.iter().find(|(_, record)| has(record, name, path)) else { continue };
-        if *kind == Kind::Pid && other.1.id != other.1.sandbox {
+        if *kind == Kind::Pid && !other.1.is_first {
             return Err(Error::unimplemented(format!(
                 "linux.namespaces: pid: {} is not the first container of its VM, whose processes are the ones that can \
                  be shared",
@@ -61,11 +83,22 @@ fn by_namespaces(root: &Root, bundle: &Bundle) -> Result<Option<(Home, Record)>>
     Ok(host.cloned())
 }
 
+/// Whether there is such a namespace: only the kernel knows, and tells who joins.
+fn check(path: &Path, flag: CloneFlags) -> Result<()> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    // Of no effect on other threads.
+    let joined = thread::spawn(move || setns(file, flag)).join();
+    match joined {
+        Ok(Err(Errno::EINVAL)) => Err(Error::invalid("is no namespace of this kind")),
+        _ => Ok(()),
+    }
+}
+
 /// The containers whose VM is there, the first of each VM before the others.
 fn served(root: &Root) -> Result<Vec<(Home, Record)>> {
     let mut known = root.all()?;
     known.retain(|(_, record)| record.server.is_some_and(|server| server.is_alive()));
-    known.sort_by_key(|(_, record)| record.id != record.sandbox);
+    known.sort_by_key(|(_, record)| !record.is_first);
     Ok(known)
 }
 

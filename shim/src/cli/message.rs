@@ -1,4 +1,5 @@
-//! What a stand-in and its server say to each other: eight bytes each, over the socket that they share.
+//! What a stand-in and its server say to each other over the socket that they share: a line that names the process, and then
+//! eight bytes each.
 
 use std::array;
 
@@ -46,6 +47,21 @@ impl Message {
             _ => None,
         }
     }
+}
+
+/// Two ids and what is around them.
+pub const HELLO_LIMIT: u64 = 600;
+
+/// The first line of a connection: whose stand-in it is, and its pid.
+pub fn hello(container: &str, exec: Option<&str>, pid: u32) -> String {
+    format!("{container} {} {pid}\n", exec.unwrap_or_default())
+}
+
+/// What [`hello`] has said.
+pub fn heard(line: &str) -> Option<(&str, Option<&str>, u32)> {
+    let mut words = line.strip_suffix('\n')?.splitn(3, ' ');
+    let (container, exec, pid) = (words.next()?, words.next()?, words.next()?.parse().ok()?);
+    Some((container, Some(exec).filter(|exec| !exec.is_empty()), pid))
 }
 
 #[cfg(test)]

@@ -16,8 +16,10 @@ mod descriptors;
 mod end;
 mod env;
 mod exec;
+mod execs;
 mod factory;
 mod figures;
+mod files;
 mod foreground;
 mod global;
 mod host;
@@ -39,6 +41,7 @@ mod state;
 mod stats;
 mod streams;
 mod table;
+mod victim;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -46,7 +49,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use runtime::{
     config::Config,
     error::{Context, Error, Result},
-    features,
+    features, paths,
 };
 
 use self::{
@@ -70,8 +73,8 @@ pub struct Cli {
     /// The configuration file; else KATA_CONF_FILE, else the first of the places where one is installed
     #[arg(long, alias = "kata-config", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where containers are remembered
-    #[arg(long, value_name = "DIR", default_value = "/run/kata-runtime")]
+    /// Where containers are remembered; a user's are by default below XDG_RUNTIME_DIR
+    #[arg(long, value_name = "DIR", default_value_os_t = paths::run_dir().join("kata-runtime"))]
     root: PathBuf,
     /// A file for errors, besides standard error
     #[arg(long, value_name = "FILE")]
@@ -155,6 +158,9 @@ enum Command {
     /// Own a sandbox; started by create
     #[command(hide = true)]
     Serve(serve::Serve),
+    /// Take memory until there is none; started by a server
+    #[command(hide = true)]
+    Victim(victim::Victim),
 }
 
 /// A command that is refused whatever its words.
@@ -241,6 +247,7 @@ impl Cli {
             }
             Command::Man(man) => done(man.run(Cli::command())),
             Command::Serve(serve) => done(serve.run(global.debug)),
+            Command::Victim(victim) => done(victim.run()),
             Command::Factory(command) => {
                 let config = Config::find(global.config.as_deref())?;
                 for warning in &config.warnings {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io::{ErrorKind, Write},
+    iter,
     os::{
         fd::AsRawFd,
         unix::{
@@ -16,7 +17,7 @@ use std::{
 
 use runtime::{
     error::{Context, Error, Result},
-    ids::ContainerId,
+    ids::{ContainerId, SandboxId},
     ledger::ProcessId,
 };
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,7 @@ const SOCKET_PATH: usize = 107;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
+    /// Of the spec that its state follows.
     pub oci_version: String,
     pub id: String,
     pub bundle: PathBuf,
@@ -42,6 +44,11 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// The sandbox that it is in.
     pub sandbox: String,
+    /// Whether that was made for it.
+    #[serde(default)]
+    pub is_first: bool,
+    /// The configuration that it was made with.
+    pub config: Option<PathBuf>,
     /// None while it is being created.
     pub stand_in: Option<ProcessId>,
     pub server: Option<ProcessId>,
@@ -73,6 +80,15 @@ impl Root {
             }
             made => made.map(|()| Home { dir: dir.clone() }).with_context(make),
         }
+    }
+
+    /// The name of a container's new sandbox: its own, unless others live on in one of that name.
+    pub fn unused_sandbox(&self, id: &ContainerId) -> Result<SandboxId> {
+        let known = self.all()?;
+        let is_used = |name: &str| known.iter().any(|(_, record)| record.sandbox == name);
+        let names = iter::once(id.to_string()).chain((2..).map(|number| format!("{id}.{number}")));
+        let mut unused = names.filter(|name| !is_used(name));
+        SandboxId::new(unused.next().expect("there are more names than containers"))
     }
 
     /// The home of a container, whether or not there is one.
@@ -211,6 +227,22 @@ mod tests {
         home.remove().unwrap();
         home.remove().unwrap();
         root.claim(&id).unwrap();
+    }
+
+    #[test]
+    fn a_sandbox_in_which_others_live_on_leaves_its_name_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path().into());
+        let id = ContainerId::new("c1").unwrap();
+        for (other, sandbox, expected) in [("c2", "c2", "c1"), ("c3", "c1", "c1.2"), ("c4", "c1.2", "c1.3")] {
+            let record = serde_json::json!({
+                "ociVersion": "1", "id": other, "bundle": "/b", "rootfs": "/r", "created": "", "owner": 0,
+                "annotations": {}, "sandbox": sandbox,
+            });
+            let home = root.claim(&ContainerId::new(other).unwrap()).unwrap();
+            home.save(&serde_json::from_value(record).unwrap()).unwrap();
+            assert_eq!(root.unused_sandbox(&id).unwrap().as_str(), expected);
+        }
     }
 
     #[test]

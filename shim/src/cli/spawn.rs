@@ -3,24 +3,25 @@
 use std::{
     env,
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
+use nix::sched::{CloneFlags, unshare};
 use runtime::{
     error::{Context, Error, Result},
     ledger::ProcessId,
 };
 
 use super::{
-    attend::hello,
     descriptors::bequeath,
     global::Global,
-    message::{LENGTH, Message},
-    proxy::{Network, Options, READY, words},
+    message::{LENGTH, Message, hello},
+    proxy::{Files, Network, Options, READY, words},
     record::Home,
     streams::Streams,
 };
@@ -60,8 +61,8 @@ pub struct Role<'a> {
     pub container: &'a str,
     pub exec: Option<&'a str>,
     pub network: Network,
-    /// What it is to see as its root directory, in place of the host's.
-    pub rootfs: Option<PathBuf>,
+    /// What it is to see in place of the host's files.
+    pub files: Option<Files>,
     /// Its terminal, if one was made for it.
     pub console: Option<OwnedFd>,
 }
@@ -74,7 +75,7 @@ impl StandIn {
         let copies = streams.copies.iter().map(|copied| Ok((copied.stream, bequeath(&copied.pipe)?)));
         let options = Options {
             network: role.network,
-            rootfs: role.rootfs,
+            files: role.files,
             terminal: streams.terminal,
             console: role.console.is_some(),
             control: bequeath(&control)?,
@@ -91,7 +92,11 @@ impl StandIn {
             }
             None => keep_only(&mut command, streams),
         }
-        let child = command.spawn().context("start the stand-in")?;
+        let child = match role.exec {
+            None => spawn_apart(&mut command),
+            Some(_) => command.spawn(),
+        };
+        let child = child.context("start the stand-in")?;
         drop(theirs);
         let process = ProcessId::of(child.id())?;
         let mut this = Self { child, process, control, start };
@@ -116,7 +121,7 @@ impl StandIn {
     /// Binds it to the process, which the server must know by now.
     pub fn bind(&mut self, container: &str, exec: Option<&str>) -> Result<()> {
         let bind = "bind the stand-in to the process";
-        self.control.write_all(hello(container, exec).as_bytes()).context(bind)?;
+        self.control.write_all(hello(container, exec, self.process.pid).as_bytes()).context(bind)?;
         let mut answer = [0; LENGTH];
         self.control.read_exact(&mut answer).context(bind)?;
         match Message::decode(answer) {
@@ -132,6 +137,19 @@ impl StandIn {
         self.start.write_all(&[1]).context("release the stand-in")?;
         Ok(self.child)
     }
+}
+
+/// Starts a program as the first of a process namespace. Podman enters that of a container's pid, to copy files and to list
+/// processes: it may not enter the host's when it is a user's, and would list those of the host.
+fn spawn_apart(command: &mut Command) -> io::Result<Child> {
+    thread::scope(|scope| {
+        // What a thread starts after this is in the new one; the thread itself, and all others, stay where they are.
+        let apart = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWPID)?;
+            command.spawn()
+        });
+        apart.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has ended")))
+    })
 }
 
 /// Leaves it the streams that it copies, and no other: whoever reads them is to find their end.
@@ -156,6 +174,13 @@ fn stand_in_program() -> Result<Command> {
     }
     let mut command = this_program()?;
     command.arg("proxy");
+    Ok(command)
+}
+
+/// What the kernel can kill where a container's engine hears of it, before it is started. Its last word is missing.
+pub fn victim() -> Result<Command> {
+    let mut command = this_program()?;
+    command.arg("victim").current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command)
 }
 

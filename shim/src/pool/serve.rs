@@ -83,6 +83,10 @@ struct Standby {
 impl Standby {
     async fn ready(config: &Config) -> Result<Self> {
         let program = program()?;
+        // For its socket. One that comes too late makes no folder anew.
+        if let Some(dir) = config.factory.vm_cache_endpoint.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
         let mut process = Command::new(&program)
             .arg("-standby")
             .env("KATA_CONF_FILE", &config.path)

@@ -113,9 +113,6 @@ async fn offer(sandbox: &Sandbox) -> Result<(Wanted, StdListener)> {
 
 fn listen(path: &Path) -> Result<UnixListener> {
     let failed = || format!("listen at {}", path.display());
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).with_context(failed)?;
-    }
     let _ = fs::remove_file(path); // Of a dead process that had this pid.
     let listener = UnixListener::bind(path).with_context(failed)?;
     fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(failed)?;
@@ -173,6 +170,7 @@ async fn become_server(wanted: Wanted, listener: StdListener, reserve: Reserve) 
         events: wanted.ttrpc_address,
         log_level,
         reserve: Some(reserve),
+        starter: None,
     };
     tracing::debug!(sandbox = wanted.id, "a standby becomes the server");
     server::serve_on(listener, served).await

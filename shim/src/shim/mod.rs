@@ -8,7 +8,6 @@ mod bootstrap;
 mod cgroup;
 mod delete;
 mod orphan;
-mod pidfd;
 mod start;
 
 use std::{env, path::Path};
@@ -24,8 +23,7 @@ pub use address::Address;
 pub(crate) use bootstrap::Request;
 pub use delete::delete;
 pub(crate) use delete::release;
-pub(crate) use pidfd::PidFd;
-pub use start::start;
+pub use start::{Reply, start};
 
 use crate::RUNTIME;
 

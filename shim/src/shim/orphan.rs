@@ -3,22 +3,19 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use runtime::{
-    error::{Context, Error, Result},
+    error::{Context, Result},
     ledger::ProcessId,
 };
 
-use super::pidfd::PidFd;
 use crate::flags::{Action, Flags};
 
 /// How long a server that is on its way out may take. containerd gives `delete` five seconds in all.
 const GRACE: Duration = Duration::from_millis(1500);
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
-const STEP: Duration = Duration::from_millis(10);
 
 /// A process's working directory, which is its bundle where it is a server.
 fn works_in(pid: u32) -> Option<PathBuf> {
@@ -68,28 +65,7 @@ impl Server {
 
     /// Waits until it has ended, killing it if it does not by itself. One that still `serves` is not waited for.
     pub fn end(self, serves: bool) -> Result<()> {
-        let began = Instant::now();
-        while !serves && began.elapsed() < GRACE {
-            if !self.process.is_alive() {
-                return Ok(());
-            }
-            sleep(STEP);
-        }
-        self.kill().with_context(|| format!("end the server, process {}", self.process.pid))
-    }
-
-    fn kill(&self) -> Result<()> {
-        let Some(pidfd) = PidFd::open(self.process.pid)? else {
-            return Ok(());
-        };
-        // Checked after the pidfd is held: from here on the pid cannot become another process's.
-        if !self.process.is_alive() {
-            return Ok(());
-        }
-        pidfd.kill()?;
-        if pidfd.ended_within(KILL_DEADLINE)? {
-            return Ok(());
-        }
-        Err(Error::deadline(format!("it survives SIGKILL for {KILL_DEADLINE:?}")))
+        let patience = if serves { Duration::ZERO } else { GRACE };
+        self.process.end(patience, KILL_DEADLINE).context("end the server")
     }
 }

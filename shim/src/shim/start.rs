@@ -1,7 +1,8 @@
 //! `start`: makes the server of a sandbox, or tells which one a pod's container joins.
 //!
 //! The socket listens before the server is spawned, so the address can be told at once: whoever connects early waits
-//! in the socket's queue. Until the reply is complete, whatever was made is taken away again on an error.
+//! in the socket's queue. Until the reply is complete, whatever was made is taken away again on an error. The server ends by
+//! itself if this process does before containerd has the reply.
 //!
 //! containerd makes a bundle only for what it does not know. What stands here under the container's name is therefore left
 //! of one that containerd forgot, as when its state directory was lost, and is taken away first.
@@ -12,7 +13,10 @@ use std::{
     io::Write,
     os::{
         fd::OwnedFd,
-        unix::{net::UnixListener, process::CommandExt},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -34,8 +38,26 @@ use super::{
 };
 use crate::{flags::Flags, logging, pool};
 
-/// Carries out `start` in the bundle that is the working directory, and returns what to print.
-pub fn start(flags: &Flags) -> Result<Vec<u8>> {
+/// What to print, and a server that waits until that is done.
+pub struct Reply {
+    pub bytes: Vec<u8>,
+    server: Option<UnixStream>,
+}
+
+impl Reply {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, server: None }
+    }
+
+    /// It was printed.
+    pub fn told(self) {
+        // A server that is gone will be missed by containerd.
+        let _ = self.server.map(|mut server| server.write_all(&[1]));
+    }
+}
+
+/// Carries out `start` in the bundle that is the working directory.
+pub fn start(flags: &Flags) -> Result<Reply> {
     let dir = env::current_dir().context("working directory")?;
     logging::init(&dir, flags.debug);
     for option in &flags.unknown {
@@ -49,7 +71,7 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
     let address = request.address(sandbox.as_str());
     if let Role::PodContainer { .. } = bundle.role {
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
-        return request.reply(&address);
+        return request.reply(&address).map(Reply::of);
     }
     fault::point("shim", "start", Side::Before)?;
     take_forgotten(flags, &dir, &sandbox, &address)?;
@@ -59,19 +81,20 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
         let reply = request.reply(&address)?;
         standby.accept()?;
-        return Ok(reply);
+        return Ok(Reply::of(reply));
     }
     let listener = address.listen()?;
     let mut made = Made { address: Some(&address), server: None };
-    let server = made.server.insert(spawn(&request, &dir, listener)?);
+    let (waits, theirs) = UnixStream::pair().context("make a socket")?;
+    let server = made.server.insert(spawn(&request, &dir, listener, theirs)?);
     let pid = server.id();
     settle(&request, &[pid])?;
     write_file(&dir.join(PID_FILE), &pid.to_string())?;
     write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
-    let reply = request.reply(&address)?;
+    let bytes = request.reply(&address)?;
     fault::point("shim", "start", Side::After)?;
     made.keep();
-    Ok(reply)
+    Ok(Reply { bytes, server: Some(waits) })
 }
 
 /// Takes away what containerd has forgotten of the sandbox.
@@ -99,8 +122,9 @@ fn settle(request: &Request, processes: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Starts this program again as the server, with the listening socket as its standard input.
-fn spawn(request: &Request, dir: &Path, listener: UnixListener) -> Result<Child> {
+/// Starts this program again as the server, with the listening socket as its standard input and `starter` as its output, by
+/// which it hears of this process.
+fn spawn(request: &Request, dir: &Path, listener: UnixListener, starter: UnixStream) -> Result<Child> {
     let program = env::current_exe().context("find this program")?;
     let mut command = Command::new(&program);
     // What `ps` shows and what the runtime is called.
@@ -119,7 +143,7 @@ fn spawn(request: &Request, dir: &Path, listener: UnixListener) -> Result<Child>
     }
     // The last words of a crash go where its log goes.
     let stderr = logging::open_fifo(dir).map_or_else(Stdio::null, Stdio::from);
-    command.current_dir(dir).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(stderr);
+    command.current_dir(dir).stdin(OwnedFd::from(listener)).stdout(OwnedFd::from(starter)).stderr(stderr);
     command.spawn().with_context(|| format!("start {} as the server", program.display()))
 }
 

@@ -10,6 +10,10 @@ pub const EXEC: Aim = Aim::Ratio(2.0);
 pub const STREAM: Aim = Aim::Ratio(1.0 / 0.9);
 /// An exec among many at a time to one alone.
 pub const EXECS: Aim = Aim::Ratio(1.2);
+/// Milliseconds of questions to the command line, with a hundred containers, and of what it adds to a start.
+pub const CLI_STATE: Aim = Aim::Value(5.0);
+pub const CLI_LIST: Aim = Aim::Value(50.0);
+pub const CLI_ADDS: Aim = Aim::Value(60.0);
 /// What filters between link and tap may cost: at least 0.95 of the tap alone.
 pub const NETWORK: Aim = Aim::Ratio(1.0 / 0.95);
 /// Milliseconds that one interface adds to a start.

@@ -173,6 +173,20 @@ impl Engine {
         ended.and(removed).map(drop).with_context(|| format!("remove {id}"))
     }
 
+    /// Mounts the image, for others to run containers over; [`Self::unmount_image`] takes that away.
+    pub fn mount_image(&self, at: &Path) -> Result<()> {
+        std::fs::create_dir_all(at).with_context(|| format!("make {}", at.display()))?;
+        let mut command = self.ctr();
+        command.args(["images", "mount", "--rw", &self.image]).arg(at);
+        command::run(command, DEADLINE).map(drop).context("mount the image")
+    }
+
+    pub fn unmount_image(&self, at: &Path) -> Result<()> {
+        let mut command = self.ctr();
+        command.args(["images", "unmount", "--rm"]).arg(at);
+        command::run(command, DEADLINE).map(drop).context("unmount the image")
+    }
+
     /// Removes whatever a measurement that failed has left.
     pub fn remove_all(&self) {
         let ids: Vec<String> = self.running().drain(..).rev().collect();

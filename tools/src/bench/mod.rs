@@ -23,7 +23,7 @@ pub use options::Options;
 
 use engine::Engine;
 use lineup::Lineup;
-use measure::{cpu, exec, growth, idle, io, memory, net, pod, rate, second, start, worth};
+use measure::{cli, cpu, exec, growth, idle, io, memory, net, pod, rate, second, start, worth};
 use options::What;
 use report::{Report, Table};
 
@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn measures(what: What) -> Vec<(&'static str, Measure)> {
-    let all: [(What, &'static str, Measure); 12] = [
+    let all: [(What, &'static str, Measure); 13] = [
         (What::Start, "start", start::measure),
         (What::Start, "CPU time", cpu::measure),
         (What::Second, "second container", second::measure),
@@ -78,6 +78,7 @@ fn measures(what: What) -> Vec<(&'static str, Measure)> {
         (What::Exec, "exec", exec::measure),
         (What::Io, "streams", io::measure),
         (What::Net, "network", net::measure),
+        (What::Cli, "command line", cli::measure),
         (What::Rate, "rate", rate::measure),
         (What::Memory, "memory", memory::measure),
         (What::Idle, "idle", idle::measure),

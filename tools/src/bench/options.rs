@@ -19,6 +19,8 @@ pub enum What {
     Io,
     /// What the network carries, and what it adds to a start
     Net,
+    /// The OCI command line: its questions, and a whole container beside one through the shim
+    Cli,
     /// Starts per second with all cores busy
     Rate,
     /// Memory of an idle sandbox

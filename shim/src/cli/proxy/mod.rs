@@ -41,6 +41,7 @@ use super::{
 };
 
 pub use options::{Network, Options, READY, words};
+pub use root::{Files, Mounted, Whose};
 
 /// How it ends when nobody can tell how the process did: as the process does, which is killed.
 const KILLED: i32 = 137;
@@ -102,7 +103,7 @@ fn prepare(options: &Options) -> Result<SignalFd> {
         Network::New => unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?,
         Network::Path(path) => join(path)?,
     }
-    options.rootfs.as_deref().map_or(Ok(()), root::enter)?;
+    options.files.as_ref().map_or(Ok(()), root::enter)?;
     Ok(signals)
 }
 

@@ -8,6 +8,8 @@ use std::{
 
 use runtime::error::{Error, Result};
 
+use super::root::{Files, Mounted, Whose};
+
 /// What a stand-in writes when it is ready; any other text is the reason why it is not.
 pub const READY: u8 = 0;
 
@@ -23,8 +25,8 @@ pub enum Network {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     pub network: Network,
-    /// The container's root file system, which is to be all that it sees of the host's files.
-    pub rootfs: Option<PathBuf>,
+    /// The container's files, which are to be all that it sees of the host's.
+    pub files: Option<Files>,
     /// The process has a terminal: the stand-in's standard streams.
     pub terminal: bool,
     /// It is a terminal of its own, which was made for it.
@@ -45,8 +47,18 @@ pub fn words(options: &Options, name: &[&str]) -> Vec<OsString> {
         Network::New => words.push("--new-network".into()),
         Network::Path(path) => words.extend(["--network".into(), path.into()]),
     }
-    if let Some(rootfs) = &options.rootfs {
-        words.extend(["--rootfs".into(), rootfs.into()]);
+    if let Some(files) = &options.files {
+        words.extend(["--rootfs".into(), files.rootfs.clone().into()]);
+        words.extend(files.read_only.then(|| "--read-only".into()));
+        for Mounted { destination, whose } in &files.mounts {
+            match whose {
+                Whose::Host { source, read_only } => {
+                    let word = if *read_only { "--volume-read-only" } else { "--volume" };
+                    words.extend([word.into(), source.into(), destination.into()]);
+                }
+                Whose::Guest => words.extend(["--guest".into(), destination.into()]),
+            }
+        }
     }
     for (word, is_set) in [("--terminal", options.terminal), ("--console", options.console)] {
         words.extend(is_set.then(|| word.into()));
@@ -64,7 +76,7 @@ impl Options {
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let mut options = Self {
             network: Network::Host,
-            rootfs: None,
+            files: None,
             terminal: false,
             console: false,
             control: -1,
@@ -80,7 +92,21 @@ impl Options {
             match word.as_str() {
                 "--new-network" => options.network = Network::New,
                 "--network" => options.network = Network::Path(Path::new(&value()?).into()),
-                "--rootfs" => options.rootfs = Some(value()?.into()),
+                "--rootfs" => {
+                    let rootfs = value()?.into();
+                    options.files = Some(Files { rootfs, read_only: false, mounts: Vec::new() });
+                }
+                "--read-only" => files(&mut options)?.read_only = true,
+                "--volume" | "--volume-read-only" => {
+                    let read_only = word == "--volume-read-only";
+                    let whose = Whose::Host { source: value()?.into(), read_only };
+                    let destination = value()?.into();
+                    files(&mut options)?.mounts.push(Mounted { destination, whose });
+                }
+                "--guest" => {
+                    let mounted = Mounted { destination: value()?.into(), whose: Whose::Guest };
+                    files(&mut options)?.mounts.push(mounted);
+                }
                 "--terminal" => options.terminal = true,
                 "--console" => options.console = true,
                 "--control" => options.control = number(value()?)?,
@@ -98,16 +124,27 @@ impl Options {
     }
 }
 
+fn files(options: &mut Options) -> Result<&mut Files> {
+    options.files.as_mut().ok_or_else(|| Error::invalid("--rootfs: is missing before what is below it"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_written_is_read() {
+        let host = |read_only| Whose::Host { source: "/data dir".into(), read_only };
+        let mounts = [("/a", host(false)), ("/b", host(true)), ("/c", Whose::Guest)];
+        let mounts = mounts.map(|(path, whose)| Mounted { destination: path.into(), whose });
         for network in [Network::Host, Network::New, Network::Path("/proc/7/ns/net".into())] {
             let options = Options {
                 network,
-                rootfs: Some("/bundle/rootfs".into()),
+                files: Some(Files {
+                    rootfs: "/bundle/rootfs".into(),
+                    read_only: true,
+                    mounts: mounts.to_vec(),
+                }),
                 terminal: true,
                 console: false,
                 control: 7,
@@ -118,7 +155,9 @@ mod tests {
             let words = words.map(|word| word.into_string().unwrap());
             assert_eq!(Options::parse(words).unwrap(), options);
         }
-        for bad in [&["--control"][..], &["--control", "x"], &["--copy", "1"], &["--what"]] {
+        for bad in
+            [&["--control"][..], &["--control", "x"], &["--copy", "1"], &["--what"], &["--guest", "/x"]]
+        {
             assert!(Options::parse(bad.iter().map(|word| word.to_string())).is_err(), "{bad:?}");
         }
     }

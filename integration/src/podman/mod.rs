@@ -1,49 +1,36 @@
 //! A private Podman over `kata-runtime`: own storage, settings and libraries, in network and mount namespaces of its own, so
 //! that the machine's rules, folders and mounts stay as they are. Gone without a trace when dropped.
 
+mod place;
+mod user;
+
 use std::{
     fs,
-    io::Read,
-    os::unix::fs::PermissionsExt,
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
+pub use user::User;
+
 use crate::{
+    cgroups::{everywhere, remove_everywhere},
     containerd::{Finished, finish, processes, remains},
     docker::{IMAGE, layer_of},
     environment::Environment,
+    holder::enter,
 };
 
 /// For whatever is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Own namespaces for as long as standard input is open, in the folder `$0`, with what was unpacked in `$1` laid over the
-/// machine's: a view of `/sys` that belongs to them, and a `/run` in which only what is ours is the machine's.
-const HOLD: &str = r#"
-set -e
-view=$0/view
-mount -t tmpfs none "$view"
-mkdir "$view/cgroup" "$view/upper" "$view/work" "$view/run" "$view/run/vc" "$view/run/kata-containers" "$view/$0"
-mkdir -p /run/vc /run/kata-containers
-mount --rbind /sys/fs/cgroup "$view/cgroup"
-mount -t sysfs none /sys
-mount --rbind "$view/cgroup" /sys/fs/cgroup
-for dir in /etc /usr/share /usr/lib/x86_64-linux-gnu; do
-    [ ! -d "$1$dir" ] || mount -t overlay none -o "lowerdir=$1$dir:$dir" "$dir"
-done
-mount -t overlay none -o "lowerdir=/var/lib,upperdir=$view/upper,workdir=$view/work" /var/lib
-mount --rbind /run/vc "$view/run/vc"
-mount --rbind /run/kata-containers "$view/run/kata-containers"
-mount --bind "$0" "$view/$0"
-mount --rbind "$view/run" /run
-ip link set lo up
-echo held
-read -r _
-"#;
 
 /// What there is to run containers with.
 pub struct Podman {
@@ -55,13 +42,12 @@ pub struct Podman {
 
 impl Podman {
     /// `None`, with a word, where it is not there.
-    pub fn start(env: &Environment) -> Option<Self> {
-        let tree = env.podman()?;
+    pub fn start(env: &Environment, release: &str) -> Option<Self> {
+        let tree = env.podman(release)?;
         let dir =
             tempfile::Builder::new().prefix("ktp.").tempdir_in("/run").expect("make a folder below /run");
-        fs::create_dir(dir.path().join("view")).expect("make a folder");
-        configure(dir.path(), &tree, env);
-        let holder = hold(dir.path(), &tree);
+        place::configure(dir.path(), &tree, env);
+        let holder = place::held(dir.path(), &tree, env);
         let podman = Self { dir, tree, env: env.clone(), holder };
         podman.import();
         Some(podman)
@@ -80,6 +66,45 @@ impl Podman {
         ]);
     }
 
+    /// Adds to `containers.conf`.
+    pub fn configure(&self, text: &str) {
+        let file = fs::OpenOptions::new().append(true).open(self.dir.path().join("containers.conf"));
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("write the configuration");
+    }
+
+    /// `kata-runtime`, which finds no configuration of its own.
+    pub fn program(&self) -> PathBuf {
+        self.env.programs().join("kata-runtime")
+    }
+
+    /// The configuration that it is given.
+    pub fn configuration(&self) -> PathBuf {
+        self.env.configuration()
+    }
+
+    /// Another runtime of that name, whose configuration has these lines changed.
+    pub fn runtime_with(&self, name: &str, changes: &[(&str, String)]) -> String {
+        let path = self.dir.path();
+        let configuration = self.env.configuration_with(path, name, changes);
+        let runtime = path.join(name);
+        let flags = format!("--root {}/kata --config {}", path.display(), configuration.display());
+        place::write_runtime(&runtime, &self.env.programs(), &flags);
+        runtime.display().to_string()
+    }
+
+    /// Runs commands for a shell in `dir`, each of which is to succeed, and whose `podman` is this one with no flags.
+    pub fn paste(&self, dir: &Path, commands: &str) -> Finished {
+        let path = self.dir.path();
+        let podman = format!(
+            "podman() {{ {} --tmpdir {}/tmp \"$@\"; }}\n",
+            self.tree.join("usr/bin/podman").display(),
+            path.display()
+        );
+        let mut command = self.settle(self.enter());
+        command.args(["env", "--chdir"]).arg(dir).args(["sh", "-eu", "-c", &(podman + commands)]);
+        finish(command, b"")
+    }
+
     /// A folder that containers can be given.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -88,9 +113,7 @@ impl Podman {
     /// `podman` with these arguments, before it is started.
     pub fn command(&self, args: &[&str]) -> Command {
         let path = self.dir.path();
-        let mut command = self.enter();
-        command.env("CONTAINERS_CONF", path.join("containers.conf"));
-        command.env("CONTAINERS_STORAGE_CONF", path.join("storage.conf"));
+        let mut command = self.settle(self.enter());
         command.arg(self.tree.join("usr/bin/podman")).arg("--tmpdir").arg(path.join("tmp"));
         command.arg("--runtime").arg(path.join("kata-runtime")).args(args);
         command
@@ -109,11 +132,14 @@ impl Podman {
         finished.text().trim_end().to_owned()
     }
 
+    /// A cgroup named after the folder, to be told apart from another Podman's.
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.dir.path().file_name().expect("a name").to_string_lossy())
+    }
+
     /// `podman run` with these options and a script.
     pub fn run_command(&self, options: &str, script: &str) -> Command {
-        let name = self.dir.path().file_name().expect("a name").to_string_lossy();
-        // A cgroup named after the folder, to be told apart from another Podman's.
-        let parent = format!("--cgroup-parent=/{name}");
+        let parent = format!("--cgroup-parent={}", self.cgroup_parent());
         let options = options.split_whitespace();
         let args: Vec<_> =
             ["run", &parent].into_iter().chain(options).chain([IMAGE, "sh", "-c", script]).collect();
@@ -156,6 +182,26 @@ impl Podman {
         }
     }
 
+    /// As if the machine had gone down under that container and come up again: nothing of it runs, and what is not on a disk
+    /// is lost.
+    pub fn reboot(&self, id: &str) {
+        for (pid, _) in processes().into_iter().filter(|(_, line)| line.contains(id)) {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL); // It may have ended with another.
+        }
+        self.wait_for("the end of all", || !processes().iter().any(|(_, line)| line.contains(id)));
+        let mut command = Command::new(self.program());
+        command.arg("--config").arg(self.configuration()).args(["cleanup", "--yes", id]);
+        let cleaned = finish(command, b"");
+        assert_eq!(cleaned.code, 0, "{}", cleaned.stderr);
+        let path = self.dir.path().display().to_string();
+        let lose = format!(
+            "grep -oE ' {path}/(root|run)/[^ ]*' /proc/mounts | sort -r | xargs -r umount -l; \
+             rm -rf {path}/tmp {path}/run {path}/kata"
+        );
+        let lost = self.outside(&lose);
+        assert_eq!(lost.code, 0, "{}", lost.stderr);
+    }
+
     /// Nothing is left of a container that was removed.
     #[track_caller]
     pub fn assert_gone(&self, id: &str) {
@@ -175,46 +221,20 @@ impl Podman {
         remains(id, &mounts).into_iter().chain(processes).chain(records).collect()
     }
 
-    fn enter(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--mount", "--target", &self.holder.id().to_string(), "--"]);
+    fn settle(&self, mut command: Command) -> Command {
         // nsenter gives its own environment to what it runs.
-        command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
+        command.env("CONTAINERS_CONF", self.dir.path().join("containers.conf"));
+        command.env("CONTAINERS_STORAGE_CONF", self.dir.path().join("storage.conf"));
         command
     }
-}
 
-fn configure(dir: &Path, tree: &Path, env: &Environment) {
-    let (path, tree) = (dir.display(), tree.display());
-    // Flags of Podman's own, and its environment, do not reach the commands that conmon runs when a container ends.
-    let (program, configuration) = (env.programs().join("kata-runtime"), env.configuration());
-    let (program, configuration) = (program.display(), configuration.display());
-    let runtime = format!("#!/bin/sh\nexec {program} --root {path}/kata --config {configuration} \"$@\"\n");
-    let wrapper = dir.join("kata-runtime");
-    fs::write(&wrapper, runtime).expect("write the runtime");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("make it a program");
-    let engine = format!(
-        "[containers]\nlog_driver = \"k8s-file\"\n\
-         [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{path}/networks\"\n\
-         default_subnet = \"10.208.0.0/24\"\n\
-         [engine]\nconmon_path = [\"{tree}/usr/bin/conmon\"]\nhelper_binaries_dir = [\"{tree}/usr/lib/podman\", \"{tree}/usr/libexec/podman\", \"{tree}/usr/bin\"]\n\
-         init_path = \"{tree}/usr/bin/catatonit\"\nevents_logger = \"file\"\n\
-         events_logfile_path = \"{path}/events\"\ncgroup_manager = \"cgroupfs\"\nlock_type = \"file\"\n"
-    );
-    let storage =
-        format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"{path}/root\"\nrunroot = \"{path}/run\"\n");
-    fs::write(dir.join("containers.conf"), engine).expect("write the configuration");
-    fs::write(dir.join("storage.conf"), storage).expect("write the configuration");
-}
-
-/// A process in new namespaces, which end with it and with what is started in them.
-fn hold(dir: &Path, tree: &Path) -> Child {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--propagation", "private", "sh", "-c", HOLD]).args([dir, tree]);
-    let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run unshare");
-    let mut said = [0; 5];
-    holder.stdout.take().expect("piped").read_exact(&mut said).expect("make the namespaces");
-    holder
+    fn enter(&self) -> Command {
+        let mut command = enter(&self.holder);
+        command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
+        // conmon leaves files where it is started.
+        command.args(["env", "--chdir"]).arg(self.dir.path());
+        command
+    }
 }
 
 impl Drop for Podman {
@@ -222,17 +242,16 @@ impl Drop for Podman {
         self.podman(&["rm", "--all", "--force", "--time", "0"]);
         drop(self.holder.stdin.take()); // Its mounts end with it.
         let _ = self.holder.wait();
-        let name = self.dir.path().file_name().expect("a name");
-        let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|root| root.path());
-        for root in roots.chain(["/sys/fs/cgroup".into()]) {
-            remove_cgroups(&root.join(name));
+        let began = Instant::now();
+        // The last conmon may be on its way out.
+        while !remove_everywhere(self.cgroup_parent().trim_start_matches('/')) && began.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(50));
+        }
+        // Of what has no parent named, as pods; another's, if there is anything in it.
+        for own in ["libpod_parent/conmon", "libpod_parent"] {
+            for group in everywhere(own) {
+                let _ = fs::remove_dir(group);
+            }
         }
     }
-}
-
-fn remove_cgroups(group: &Path) {
-    for below in fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-        remove_cgroups(&below.path());
-    }
-    let _ = fs::remove_dir(group); // There is none in most hierarchies.
 }

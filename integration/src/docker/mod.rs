@@ -1,11 +1,13 @@
 //! A private Docker: own daemon, containerd, folders and socket, in network and mount namespaces of their own, so that the
 //! machine's rules, bridges and mounts stay as they are. Gone without a trace when dropped.
 
+mod daemon;
+
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -13,22 +15,18 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::daemon::{PATIENCE, Programs};
 use crate::{
-    containerd::{Finished, finish, remains},
+    cgroups::remove_everywhere,
+    containerd::{Finished, finish, processes, remains},
     environment::Environment,
+    holder::{enter, hold},
     name_server::NameServer,
 };
 
 pub const IMAGE: &str = "kata-busybox";
-const SYSTEM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// For a daemon to come up, and for what ends by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// For what was done on the host to be seen in a guest.
 const WITHIN: Duration = Duration::from_secs(15);
-/// Own namespaces, with a view of `/sys` that belongs to them, for as long as standard input is open.
-const HOLD: &str = "mount -t tmpfs none \"$0\" && mkdir \"$0/c\" && mount --rbind /sys/fs/cgroup \"$0/c\" \
-    && mount -t sysfs none /sys && mount --rbind \"$0/c\" /sys/fs/cgroup && ip link set lo up && echo held && read -r _";
-
 /// Made by every daemon, and wherever its own folders are.
 const PLUGINS: [&str; 2] = ["/run/docker/plugins", "/run/docker"];
 
@@ -37,38 +35,42 @@ pub struct Docker {
     dir: TempDir,
     /// Of [`PLUGINS`], those that were not there before.
     made: Vec<&'static str>,
-    release: String,
+    /// Whether its settings name our runtime.
+    is_named: bool,
     /// Dropped in this order by hand.
-    daemon: Child,
+    daemon: Mutex<Child>,
     containerd: Child,
     holder: Child,
     programs: Programs,
 }
 
-/// Where a release's programs are.
-struct Programs {
-    docker: PathBuf,
-    dockerd: PathBuf,
-    containerd: PathBuf,
-    /// What finds the others.
-    path: String,
-}
-
 impl Docker {
-    /// Starts the release of that name; `None`, with a word, where it is not there.
+    /// Starts the release of that name, whose containers are given to our shim; `None`, with a word, where it is not there.
     pub fn start(env: &Environment, release: &str) -> Option<Self> {
+        let options = json!({"TypeUrl": "runtimeoptions.v1.Options", "ConfigPath": env.configuration()});
+        let ours =
+            json!({"runtimes": {"kata": {"runtimeType": "io.containerd.kata.v2", "options": options}}});
+        // 20.10 knows runc's shim only: ours stands in its place.
+        Self::start_with(env, release, &if release == "20" { json!({}) } else { ours })
+    }
+
+    /// The same with these settings in its `daemon.json`, whose runtime `kata` is the one that is used if they have it.
+    pub fn start_with(env: &Environment, release: &str, settings: &Value) -> Option<Self> {
         let tree = env.docker(release)?;
+        let is_named = settings["runtimes"].get("kata").is_some();
         let dir =
             tempfile::Builder::new().prefix("ktd.").tempdir_in("/run").expect("make a folder below /run");
         for name in ["bin", "view"] {
             fs::create_dir(dir.path().join(name)).expect("make a folder");
         }
         let made = PLUGINS.into_iter().filter(|dir| !Path::new(dir).exists()).collect();
-        let programs = Programs::find(env, &tree, release, &dir.path().join("bin"));
-        let holder = hold(&dir.path().join("view"));
-        let containerd = start_containerd(env, &programs, dir.path(), &holder);
-        let daemon = start_daemon(env, &programs, dir.path(), &holder, release);
-        let docker = Self { dir, made, release: release.to_owned(), daemon, containerd, holder, programs };
+        let programs = Programs::find(env, &tree, &dir.path().join("bin"), !is_named);
+        programs.add_compose(&dir.path().join("config"));
+        let holder = hold(daemon::HOLD, [dir.path().join("view")]);
+        let containerd = daemon::start_containerd(env, &programs, dir.path(), &holder);
+        daemon::configure(env, dir.path(), settings);
+        let daemon = Mutex::new(daemon::start_daemon(&programs, dir.path(), &holder));
+        let docker = Self { dir, made, is_named, daemon, containerd, holder, programs };
         docker.wait_for("the daemon to answer", || docker.docker(&["version"]).code == 0);
         docker.import(env);
         Some(docker)
@@ -82,15 +84,68 @@ impl Docker {
         self.ok(&["import", "-c", "ENV PATH=/bin:/sbin:/usr/bin:/usr/sbin", &layer, IMAGE]);
     }
 
+    /// Ends the daemon, whose containers live on if its settings say so.
+    pub fn stop_daemon(&self) {
+        daemon::end(&mut self.daemon());
+    }
+
+    /// Starts it again.
+    pub fn start_daemon(&self) {
+        assert!(self.revive(), "the daemon does not answer again\n{}", self.log());
+    }
+
+    /// Whether it answers again.
+    fn revive(&self) -> bool {
+        *self.daemon() = daemon::start_daemon(&self.programs, self.dir.path(), &self.holder);
+        let began = Instant::now();
+        loop {
+            let answers = self.docker(&["version"]).code == 0;
+            if answers || began.elapsed() > PATIENCE {
+                return answers;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Child> {
+        // A handle, whole at any time.
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A folder that containers can be given.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `docker` with these arguments, before it is started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.programs.docker);
+        command.envs(self.variables()).args(args);
+        command
+    }
+
+    /// What leads a client to the daemon.
+    fn variables(&self) -> [(&'static str, String); 3] {
+        let path = self.dir.path().display();
+        [
+            ("DOCKER_HOST", format!("unix://{path}/d.sock")),
+            ("DOCKER_CONFIG", format!("{path}/config")),
+            ("PATH", self.programs.path.clone()),
+        ]
+    }
+
     /// Runs `docker`.
     pub fn docker(&self, args: &[&str]) -> Finished {
-        let mut command = Command::new(&self.programs.docker);
-        command.env("DOCKER_HOST", format!("unix://{}", self.dir.path().join("d.sock").display()));
-        command.env("DOCKER_CONFIG", self.dir.path().join("config")).args(args);
-        finish(command, b"")
+        self.docker_with_input(args, b"")
+    }
+
+    /// Runs `docker`, which can read that much.
+    pub fn docker_with_input(&self, args: &[&str], input: &[u8]) -> Finished {
+        finish(self.command(args), input)
     }
 
     /// Runs `docker`, which is to succeed; what it prints, without the end of its last line.
+    #[track_caller]
     pub fn ok(&self, args: &[&str]) -> String {
         let finished = self.docker(args);
         assert_eq!(finished.code, 0, "docker {args:?}: {}\n{}", finished.stderr, self.log());
@@ -100,7 +155,7 @@ impl Docker {
     /// The arguments of `docker run` or `docker create` for a container of ours, up to the command.
     fn options<'a>(&self, verb: &[&'a str], options: &str, rest: &'a [&'a str]) -> Vec<String> {
         let mut args: Vec<String> = verb.iter().map(|word| word.to_string()).collect();
-        if self.release != "20" {
+        if self.is_named {
             args.push("--runtime=kata".into());
         }
         args.extend(options.split_whitespace().map(str::to_owned));
@@ -109,13 +164,19 @@ impl Docker {
         args
     }
 
+    /// `docker run` with these options and a script, before it is started.
+    pub fn run_command(&self, options: &str, script: &str) -> Command {
+        let args = self.options(&["run"], options, &["sh", "-c", script]);
+        self.command(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// Runs a script in a container to its end.
     pub fn run(&self, options: &str, script: &str) -> Finished {
-        let args = self.options(&["run", "--rm"], options, &["sh", "-c", script]);
-        self.docker(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        finish(self.run_command(&format!("--rm {options}"), script), b"")
     }
 
     /// Starts a script in a container; its id.
+    #[track_caller]
     pub fn start_container(&self, name: &str, options: &str, script: &str) -> String {
         let args = self.options(&["run", "-d", "--name", name], options, &["sh", "-c", script]);
         self.ok(&args.iter().map(String::as_str).collect::<Vec<_>>())
@@ -128,6 +189,7 @@ impl Docker {
     }
 
     /// What a script in a running container prints.
+    #[track_caller]
     pub fn inside(&self, name: &str, script: &str) -> String {
         let finished = self.docker(&["exec", name, "sh", "-c", script]);
         let said = finished.text();
@@ -149,11 +211,11 @@ impl Docker {
         }
     }
 
-    /// Runs a program where the daemon is: what its host would be.
-    pub fn outside(&self, command: &str) -> Finished {
-        let mut command_line = enter(&self.holder);
-        command_line.args(["sh", "-c", command]);
-        finish(command_line, b"")
+    /// Runs a script where the daemon is: what its host would be, with `docker`.
+    pub fn outside(&self, script: &str) -> Finished {
+        let mut command = enter(&self.holder);
+        command.args(["sh", "-c", script]).envs(self.variables());
+        finish(command, b"")
     }
 
     /// A name server at every address that the daemon's host has.
@@ -168,6 +230,7 @@ impl Docker {
     }
 
     /// Waits for a fact that only asking tells.
+    #[track_caller]
     pub fn wait_for(&self, what: &str, mut fact: impl FnMut() -> bool) {
         let began = Instant::now();
         while !fact() {
@@ -177,19 +240,28 @@ impl Docker {
     }
 
     /// Removes containers, of which nothing may be left.
+    #[track_caller]
     pub fn remove(&self, ids: &[String]) {
-        let mut args = vec!["rm", "-f"];
+        let mut args = vec!["rm", "-f", "-v"];
         args.extend(ids.iter().map(String::as_str));
         self.ok(&args);
+        self.assert_gone(ids);
+    }
+
+    /// Nothing is left of containers that were removed.
+    #[track_caller]
+    pub fn assert_gone(&self, ids: &[String]) {
         let mounts = PathBuf::from(format!("/proc/{}/mounts", self.holder.id()));
         let left = || {
             let links = self.outside("ip -o link").text();
             let links = links.lines().filter(|line| line.contains("_kata") || line.contains("veth"));
             let of_ids = ids.iter().flat_map(|id| remains(id, &mounts));
+            let processes = processes().into_iter().map(|(_, line)| line);
+            let of_ids = of_ids.chain(processes.filter(|line| ids.iter().any(|id| line.contains(id))));
             links.map(str::to_owned).chain(of_ids).collect::<Vec<_>>()
         };
         let began = Instant::now();
-        while !left().is_empty() && began.elapsed() < Duration::from_secs(15) {
+        while !left().is_empty() && began.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(left(), Vec::<String>::new(), "{}", self.log());
@@ -204,101 +276,6 @@ impl Docker {
         };
         format!("dockerd:\n{}\ncontainerd:\n{}", end("dockerd.log"), end("containerd.log"))
     }
-}
-
-impl Programs {
-    fn find(env: &Environment, tree: &Path, release: &str, own: &Path) -> Self {
-        let (bin, sbin) = (tree.join("usr/bin"), tree.join("usr/sbin"));
-        let shipped = bin.join("containerd");
-        let containerd = if shipped.exists() { shipped } else { "/usr/bin/containerd".into() };
-        link(&bin.join("tini-static"), &own.join("docker-init"));
-        if release == "20" {
-            // It knows runc's shim only: ours stands in its place.
-            link(&env.programs().join("containerd-shim-kata-v2"), &own.join("containerd-shim-runc-v2"));
-        }
-        let path = [own, &env.programs(), &bin, &sbin].map(|dir| dir.display().to_string()).join(":");
-        Self {
-            docker: bin.join("docker"),
-            dockerd: sbin.join("dockerd"),
-            containerd,
-            path: format!("{path}:{SYSTEM}"),
-        }
-    }
-}
-
-fn link(to: &Path, at: &Path) {
-    std::os::unix::fs::symlink(to, at).expect("make a symbolic link");
-}
-
-/// A process in new namespaces, which end with it and with what is started in them.
-fn hold(view: &Path) -> Child {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--propagation", "private", "sh", "-c", HOLD]).arg(view);
-    let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run unshare");
-    let mut said = [0; 5];
-    holder.stdout.take().expect("piped").read_exact(&mut said).expect("make the namespaces");
-    holder
-}
-
-/// A command for the holder's namespaces.
-fn enter(holder: &Child) -> Command {
-    let mut command = Command::new("nsenter");
-    command.args(["--net", "--mount", "--target", &holder.id().to_string(), "--"]);
-    command
-}
-
-fn start_containerd(env: &Environment, programs: &Programs, dir: &Path, holder: &Child) -> Child {
-    let (config, path) = (dir.join("containerd.toml"), dir.display());
-    let text = format!(
-        "version = 2\nroot = \"{path}/c/root\"\nstate = \"{path}/c/state\"\n\
-         disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
-         \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\"]\n\
-         [grpc]\naddress = \"{path}/c.sock\"\n[debug]\nlevel = \"debug\"\n"
-    );
-    fs::write(&config, text).expect("write the configuration");
-    let mut command = enter(holder);
-    command.arg(&programs.containerd).arg("--config").arg(config).env("PATH", &programs.path);
-    command.env("KATA_CONF_FILE", env.configuration());
-    let child = logged(command, &dir.join("containerd.log"));
-    let began = Instant::now();
-    while !dir.join("c.sock").exists() {
-        assert!(began.elapsed() < PATIENCE, "containerd does not come up");
-        thread::sleep(Duration::from_millis(20));
-    }
-    child
-}
-
-fn start_daemon(env: &Environment, programs: &Programs, dir: &Path, holder: &Child, release: &str) -> Child {
-    let config = dir.join("daemon.json");
-    let mut settings = json!({
-        "bip": "10.201.0.1/24",
-        "default-address-pools": [{"base": "10.202.0.0/16", "size": 24}],
-    });
-    if release != "20" {
-        let options = json!({"TypeUrl": "runtimeoptions.v1.Options", "ConfigPath": env.configuration()});
-        settings["runtimes"] = json!({"kata": {"runtimeType": "io.containerd.kata.v2", "options": options}});
-    }
-    fs::write(&config, settings.to_string()).expect("write the configuration");
-    let path = dir.display();
-    let mut command = enter(holder);
-    command.arg(&programs.dockerd).arg("--config-file").arg(config).env("PATH", &programs.path).args([
-        format!("--data-root={path}/root"),
-        format!("--exec-root={path}/exec"),
-        format!("--host=unix://{path}/d.sock"),
-        format!("--pidfile={path}/d.pid"),
-        format!("--containerd={path}/c.sock"),
-        // Named after the folder, to be told apart from another daemon's.
-        format!("--cgroup-parent={}", dir.file_name().expect("a name").to_string_lossy()),
-        "--storage-driver=overlay2".into(),
-        "--debug".into(),
-    ]);
-    logged(command, &dir.join("dockerd.log"))
-}
-
-fn logged(mut command: Command, log: &Path) -> Child {
-    let log = fs::File::create(log).expect("make a log");
-    let again = log.try_clone().expect("share the log");
-    command.stdin(Stdio::null()).stdout(again).stderr(log).spawn().expect("run nsenter")
 }
 
 /// The bytes of an OCI archive's one layer, which is not compressed.
@@ -319,24 +296,22 @@ pub(crate) fn layer_of(archive: &Path) -> Vec<u8> {
 
 impl Drop for Docker {
     fn drop(&mut self) {
+        let has_ended = !matches!(self.daemon().try_wait(), Ok(None));
+        if has_ended {
+            self.revive(); // What it left running is to end.
+        }
         let ids = self.docker(&["ps", "-aq"]).text();
         if !ids.trim().is_empty() {
             self.docker(&["rm", "-f"].into_iter().chain(ids.split_whitespace()).collect::<Vec<_>>());
         }
-        for child in [&mut self.daemon, &mut self.containerd] {
-            let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM); // It may have ended.
-            let _ = child.wait();
-        }
+        daemon::end(&mut self.daemon());
+        daemon::end(&mut self.containerd);
         for dir in &self.made {
             let _ = fs::remove_dir(dir); // Another daemon may use it by now.
         }
         drop(self.holder.stdin.take()); // Its mounts end with it.
         let _ = self.holder.wait();
-        let name = self.dir.path().file_name().expect("a name").to_owned();
-        for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(root.path().join(&name));
-        }
-        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&name));
+        // BuildKit has one in it.
+        remove_everywhere(&self.dir.path().file_name().expect("a name").to_string_lossy());
     }
 }
