@@ -162,6 +162,12 @@ impl Containerd {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
+    /// What its log has of one container.
+    pub fn log_of(&self, id: &str) -> String {
+        let log = self.log_of_all();
+        log.lines().filter(|line| line.contains(id)).collect::<Vec<_>>().join("\n")
+    }
+
     /// The namespace that `ctr` works in.
     pub fn namespace(&self) -> &str {
         &self.namespace

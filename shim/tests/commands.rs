@@ -187,6 +187,18 @@ fn delete_is_quick_and_succeeds_when_nothing_is_left() {
 }
 
 #[test]
+fn delete_finishes_a_removal_that_containerd_was_killed_in() {
+    let fixture = Fixture::new("halfway", "");
+    let halfway = fixture.dir.path().join(".bundle");
+    fs::create_dir(&halfway).unwrap();
+    fs::write(halfway.join("config.json"), "{}").unwrap();
+    std::os::unix::fs::symlink("/nowhere", halfway.join("work")).unwrap();
+    fixture.delete();
+    assert!(!halfway.exists());
+    assert!(fixture.bundle().join("config.json").exists());
+}
+
+#[test]
 fn delete_does_not_touch_another_process_with_the_pid() {
     let fixture = Fixture::new("reused", "");
     let mut other = Command::new("sleep").arg("60").spawn().unwrap();

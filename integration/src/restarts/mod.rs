@@ -10,7 +10,7 @@ mod stage;
 
 use std::fmt;
 
-pub use stage::Stage;
+pub use {host::bundle, life::soon, stage::Stage};
 
 use crate::faults::Point;
 

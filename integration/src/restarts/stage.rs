@@ -125,6 +125,9 @@ impl Stage {
                         };
                         plan.clear();
                         one.live_again(&mut problems);
+                        if !problems.is_empty() {
+                            eprintln!("{id}:\n{}", self.containerd.log_of(id));
+                        }
                         Fate { point: point.clone(), back, call, status, problems }
                     })
                 })

@@ -4,7 +4,9 @@
 //! five seconds and may be repeated.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant, SystemTime},
@@ -60,6 +62,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>> {
         release(&paths, sandbox)?;
     }
     unmount(&dir.join("rootfs"))?;
+    make_room(&dir);
     encode(&DeleteResponse {
         pid,
         exit_status: KILLED,
@@ -108,6 +111,22 @@ pub(crate) fn release(paths: &Paths, sandbox: &SandboxId) -> Result<()> {
             Ok(())
         }
         other => other.map(drop),
+    }
+}
+
+/// Removes what a containerd that was killed in it has left of an earlier removal of this bundle: it puts a dot before the
+/// name, and then takes the files away. While that is there it can remove no other bundle of the name.
+fn make_room(bundle: &Path) {
+    let Some(name) = bundle.file_name() else { return };
+    let mut dotted = OsString::from(".");
+    dotted.push(name);
+    let halfway = bundle.with_file_name(dotted);
+    let Ok(entries) = fs::read_dir(&halfway) else { return };
+    // Files only: it leaves nothing else, and what may be mounted there is nobody's to remove.
+    let removed = entries.flatten().try_for_each(|entry| fs::remove_file(entry.path()));
+    if let Err(error) = removed.and_then(|()| fs::remove_dir(&halfway)) {
+        // containerd may be about it itself.
+        tracing::debug!(%error, dir = %halfway.display(), "a removal of containerd's is not finished");
     }
 }
 
