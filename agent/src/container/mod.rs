@@ -14,6 +14,7 @@ pub mod hold;
 mod join;
 pub mod launch;
 pub mod launcher;
+mod make;
 mod nodes;
 pub mod oom;
 mod plain;
@@ -37,7 +38,7 @@ use std::{
 
 use nix::{errno::Errno, sys::signal::Signal};
 use oci_spec::runtime as oci;
-use protocols::{agent as wire, extras::ProcessEntry, sysctl};
+use protocols::{agent as wire, extras::ProcessEntry};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
     task::spawn_blocking,
@@ -46,27 +47,10 @@ use tokio::{
 use crate::{
     disks::Disk,
     error::{Context, Error, Result},
-    namespaces::SharedNamespaces,
     process::Process,
-    safe_path,
 };
-use launch::{Launcher, StreamsWanted};
-
-/// How a guest's containers are kept apart.
-pub enum Isolation {
-    /// Namespaces, cgroups and a root file system of their own, made by the launcher.
-    Full(Launcher),
-    /// Plain child processes, for tests without a guest.
-    PlainChildren,
-}
-
-/// What the sandbox has for a container.
-pub struct Surroundings {
-    pub shared: Option<SharedNamespaces>,
-    /// The process namespace to join.
-    pub pid_namespace: Option<PathBuf>,
-    pub pipe_size: u32,
-}
+pub use make::{Isolation, Surroundings};
+use make::{streams_wanted, write_json};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -112,7 +96,7 @@ impl Container {
             .create(&bundle)
             .context(format!("create {}", bundle.display()))?;
         let sources = spec.mounts().as_deref().map(filled_in::sources).unwrap_or_default();
-        let made = make_init(id, &bundle, spec, &isolation, &around).await;
+        let made = make::init(id, &bundle, spec, &isolation, &around).await;
         match made {
             Ok((init, inherited)) => Ok(Self {
                 inherited,
@@ -374,111 +358,6 @@ impl Container {
     }
 }
 
-async fn make_init(
-    id: &str,
-    bundle: &Path,
-    spec: oci::Spec,
-    isolation: &Isolation,
-    around: &Surroundings,
-) -> Result<(Process, plan::Inherited)> {
-    match isolation {
-        Isolation::Full(launcher) => {
-            let shared =
-                around.shared.as_ref().ok_or_else(|| Error::internal("the sandbox has no namespaces"))?;
-            let pid_namespace = around.pid_namespace.clone();
-            let mut spec = spec;
-            nodes::add_for_privileged(&mut spec, nodes::of_guest)?;
-            let mut plan = plan::plan(
-                id,
-                spec,
-                &plan::Surroundings { shared, pid_namespace, has_device: &devices::in_guest },
-            )?;
-            prepare_guest(&plan, shared)?;
-            // Until the container has them.
-            let _copied_up = copy_up(bundle, &mut plan.spec).await?;
-            write_json(&bundle.join("config.json"), &plan.spec)?;
-            let process =
-                plan.spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
-            let streams = streams_wanted(process, &plan.inherited, around.pipe_size);
-            let init = launcher.create(id, bundle, streams).await?;
-            resources::apply(id, &plan.resources)?;
-            if oom::kills(id) > 0 {
-                return Err(Error::internal(
-                    "unable to start container process: container init was OOM-killed (memory limit too low?)",
-                ));
-            }
-            Ok((init, plan.inherited))
-        }
-        Isolation::PlainChildren => {
-            let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process: is missing"))?;
-            Ok((plain::create(bundle, process, around.pipe_size)?, plan::Inherited::default()))
-        }
-    }
-}
-
-async fn copy_up(bundle: &Path, spec: &mut oci::Spec) -> Result<copy_up::CopiedUp> {
-    let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    if !mounts.iter().any(|mount| mount.options().iter().flatten().any(|option| option == copy_up::WORD)) {
-        return Ok(copy_up::CopiedUp::default());
-    }
-    let bundle = bundle.to_owned();
-    let (made, mounts) = spawn_blocking(move || {
-        let made = copy_up::prepare(&bundle, &root, &mut mounts)?;
-        Ok::<_, Error>((made, mounts))
-    })
-    .await
-    .map_err(|error| Error::internal(error.to_string()))??;
-    spec.set_mounts(Some(mounts));
-    Ok(made)
-}
-
-/// What a container changes outside of itself.
-fn prepare_guest(plan: &plan::Plan, shared: &SharedNamespaces) -> Result<()> {
-    for (name, value) in &plan.net_sysctls {
-        let files = sysctl::files(name).map(|file| Path::new("/proc/sys").join(file));
-        let file = files.iter().find(|file| file.exists()).unwrap_or(&files[0]);
-        fs::write(file, value).context(format!("sysctl {name:?}: write {value:?}"))?;
-    }
-    if let Some(name) = &plan.domain_name {
-        shared.set_domain_name(name)?;
-    }
-    make_cwd(&plan.spec)
-}
-
-fn streams_wanted(process: &oci::Process, inherited: &plan::Inherited, pipe_size: u32) -> StreamsWanted {
-    let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
-    StreamsWanted {
-        terminal: process.terminal().unwrap_or(false),
-        size: process.console_size().map(|size| (side(size.height()), side(size.width()))),
-        owner: inherited.guest_uid(process.user().uid()),
-        pipe_size,
-    }
-}
-
-/// Images name working directories that they do not have; every engine expects the runtime to make them: in the volume
-/// where it lies, or in the root file system.
-fn make_cwd(spec: &oci::Spec) -> Result<()> {
-    let (Some(root), Some(process)) = (spec.root(), spec.process()) else {
-        return Ok(());
-    };
-    let cwd = process.cwd();
-    let around = spec.mounts().iter().flatten().filter(|mount| cwd.starts_with(mount.destination()));
-    let (base, below) = match around.max_by_key(|mount| mount.destination().as_os_str().len()) {
-        None => (root.path().clone(), cwd.as_path()),
-        Some(mount) => {
-            match (mount.typ().as_deref(), mount.source(), cwd.strip_prefix(mount.destination())) {
-                (Some("bind"), Some(source), Ok(below)) if !below.as_os_str().is_empty() => {
-                    (source.clone(), below)
-                }
-                // What any other mount brings is not there yet.
-                _ => return Ok(()),
-            }
-        }
-    };
-    safe_path::create_dir_all(&base, below).context(format!("process.cwd: create {}", cwd.display()))
-}
-
 /// Takes away what a container has outside its processes. Failures are only logged: the guest ends with its sandbox.
 async fn clean(id: &str, bundle: &Path, isolation: &Isolation) {
     if let Isolation::Full(_) = isolation {
@@ -506,11 +385,6 @@ fn tempname(dir: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     dir.join(format!("exec-{}.json", COUNT.fetch_add(1, Ordering::Relaxed)))
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_vec(value).map_err(|error| Error::internal(error.to_string()))?;
-    fs::write(path, text).context(format!("write {}", path.display()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
