@@ -27,7 +27,7 @@ use crate::{
     },
     disks::{self, Disk, Disks},
     error::{Context, Error, Result},
-    namespaces::SharedNamespaces,
+    namespaces::{self, SharedNamespaces},
     network::{Bus, Network, dns},
     storage::{Mounting, Storages},
 };
@@ -115,8 +115,11 @@ impl Guest {
         }
         let guest = self.clone();
         spawn_blocking(move || {
+            if matches!(*guest.isolation, Isolation::Full(_)) {
+                namespaces::name_guest(&request.hostname)?;
+            }
             let shared = match (&*guest.isolation, former.and_then(|former| former.shared)) {
-                (Isolation::Full(_), None) => Some(SharedNamespaces::create(&request.hostname)?),
+                (Isolation::Full(_), None) => Some(SharedNamespaces::create()?),
                 (Isolation::Full(_), Some(shared)) => {
                     shared.rename(&request.hostname)?;
                     Some(shared)

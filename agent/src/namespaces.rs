@@ -26,16 +26,21 @@ pub struct SharedNamespaces {
     pub pid: Option<PathBuf>,
 }
 
+/// Sets the host name where it is called: that of the guest, for containers without a UTS namespace and new namespaces.
+/// An empty one leaves it as it is.
+pub fn name_guest(hostname: &str) -> Result<()> {
+    match hostname {
+        "" => Ok(()),
+        name => sethostname(name).context(format!("set the host name {name:?}")),
+    }
+}
+
 impl SharedNamespaces {
-    /// Makes both, with `hostname` in the UTS namespace unless it is empty. Blocks.
-    pub fn create(hostname: &str) -> Result<Self> {
-        let hostname = hostname.to_owned();
+    /// Makes both; the host name in the new one is the guest's. Blocks.
+    pub fn create() -> Result<Self> {
         // The namespaces are a thread's until they are bound; it is thrown away, and the agent keeps its own.
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS).context("unshare ipc and uts")?;
-            if !hostname.is_empty() {
-                sethostname(&hostname).context(format!("set the host name {hostname:?}"))?;
-            }
             let own = PathBuf::from(format!("/proc/self/task/{}/ns", gettid()));
             fs::create_dir_all(DIR).context(DIR)?;
             Ok(Self { ipc: keep(&own, "ipc")?, uts: keep(&own, "uts")?, user: None, pid: None })
@@ -54,7 +59,7 @@ impl SharedNamespaces {
     /// Gives the sandbox another host name. Blocks.
     pub fn rename(&self, hostname: &str) -> Result<()> {
         let hostname = hostname.to_owned();
-        self.in_uts(move || sethostname(&hostname).context(format!("set the host name {hostname:?}")))
+        self.in_uts(move || name_guest(&hostname))
     }
 
     /// Gives the sandbox another NIS domain name. Blocks.
