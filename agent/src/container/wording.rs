@@ -23,6 +23,8 @@ pub fn of(lines: &[&str]) -> Option<String> {
     let Some(reason) = lines.iter().find_map(|line| reason(line)) else {
         return Some(all.copied().collect::<Vec<_>>().join("; "));
     };
+    let reason = if binding(first) && reason == Errno::EINVAL { Errno::ENOTDIR } else { reason };
+    let reason = reason.desc().to_lowercase(); // Engines look for small letters.
     let text: Vec<_> = all.map(|line| mounting(line).unwrap_or_else(|| without_error(line))).collect();
     Some(format!("{}: {reason}", text.join("; ")))
 }
@@ -36,6 +38,13 @@ fn mounting(line: &str) -> Option<String> {
     let options = options.map(|(all, _)| all.replace('"', "").replace(", ", ","));
     let options = options.filter(|all| !all.is_empty()).map(|all| format!(": options {all}"));
     Some(format!("error mounting {source:?} to rootfs at {destination:?}{}", options.unwrap_or_default()))
+}
+
+/// Whether a bind mount failed. The kernel calls it an invalid argument to attach a file to a directory, or the other way
+/// round, where the older call that runc makes says that the one is not the other.
+fn binding(line: &str) -> bool {
+    line.starts_with("failed to mount Mount {")
+        && ["\"bind\"", "\"rbind\""].iter().any(|word| line.contains(word))
 }
 
 /// A line without its field `err`, which is a structure.
@@ -55,8 +64,8 @@ fn without_error(line: &str) -> String {
     format!("{before}{}", end.map_or("", |end| &field[end..]))
 }
 
-/// The kernel's, in small letters: engines look for it so.
-fn reason(line: &str) -> Option<String> {
+/// The kernel's.
+fn reason(line: &str) -> Option<Errno> {
     let named = || {
         let (_, name) = line.split_once("Nix(")?;
         let name = name.split(')').next()?;
@@ -66,7 +75,7 @@ fn reason(line: &str) -> Option<String> {
         let (_, code) = line.split_once("Os { code: ")?;
         Some(Errno::from_raw(code.split(',').next()?.parse().ok()?))
     };
-    named().or_else(numbered).map(|errno| errno.desc().to_lowercase())
+    named().or_else(numbered)
 }
 
 #[cfg(test)]
@@ -91,6 +100,17 @@ mod tests {
         assert_eq!(
             told.as_deref(),
             Some("error mounting \"y\" to rootfs at \"/x\": options ro,a=1: not a directory")
+        );
+    }
+
+    #[test]
+    fn a_file_on_a_directory_is_what_engines_look_for() {
+        let line = "failed to mount Mount { destination: \"/d\", typ: Some(\"bind\"), source: Some(\"/f\"), \
+                    options: Some([\"rbind\"]) }: syscall Nix(EINVAL)";
+        let told = of(&[line]);
+        assert_eq!(
+            told.as_deref(),
+            Some("error mounting \"/f\" to rootfs at \"/d\": options rbind: not a directory")
         );
     }
 

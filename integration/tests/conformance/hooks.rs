@@ -122,6 +122,7 @@ fn failing(stage: &mut Stage<'_>, kind: &str) {
         stage.tell("hooks at start", ran(stage));
         if kind == "startContainer" {
             cli.reaches(&id, "stopped");
+            stage.tell("the container's output names the hook", stage.output("").contains("hook"));
         } else {
             assert!(eventually(|| stage.output("").contains("up\n")));
         }

@@ -75,15 +75,25 @@ fn mounts_of_each_kind_are_made_and_paths_are_closed() {
 #[test]
 fn a_mount_that_cannot_be_made_is_told_in_runcs_words() {
     let Some(bench) = Bench::open(&[]) else { return };
-    for (destination, kind, options, words) in [
-        ("/x", "nosuchfs", json!([]), "error mounting \"from\" to rootfs at \"/x\": no such device"),
+    let file = bench.containerd.dir().join("a file").display().to_string();
+    fs::write(&file, "").expect("write a file");
+    let dir = bench.containerd.dir().display().to_string();
+    let bound = |source: &str, destination: &str| {
+        format!("error mounting {source:?} to rootfs at {destination:?}: options rbind: not a directory")
+    };
+    for (source, destination, kind, options, words) in [
+        (&*file, "/bin", "bind", json!(["rbind"]), &*bound(&file, "/bin")),
+        (&*dir, "/bin/data", "bind", json!(["rbind"]), &*bound(&dir, "/bin/data")),
+        ("from", "/x", "nosuchfs", json!([]), "error mounting \"from\" to rootfs at \"/x\": no such device"),
         (
+            "from",
             "/x",
             "tmpfs",
             json!(["size=much"]),
             "error mounting \"from\" to rootfs at \"/x\": options size=much: invalid argument",
         ),
         (
+            "from",
             "/bin/data/x",
             "tmpfs",
             json!([]),
@@ -93,7 +103,7 @@ fn a_mount_that_cannot_be_made_is_told_in_runcs_words() {
         let refused = bench.refusal(|spec| {
             let mounts = spec["mounts"].as_array_mut().unwrap();
             mounts.push(
-                json!({"destination": destination, "type": kind, "source": "from", "options": options}),
+                json!({"destination": destination, "type": kind, "source": source, "options": options}),
             );
         });
         assert!(refused.contains(&format!("error during container init: {words}: unknown")), "{refused}");

@@ -4,6 +4,7 @@ mod control;
 pub(crate) mod guest_spec;
 mod open_files;
 pub(crate) mod sizing;
+mod wording;
 
 use std::{
     collections::HashMap,
@@ -81,6 +82,7 @@ impl Container {
         owner: Owner,
         ready: impl Future<Output = Result<()>>,
     ) -> Result<Arc<Self>, (Error, Storage)> {
+        let given = storage.mounts.clone();
         let decided = guest_spec::Decided {
             root: storage.guest_root.clone(),
             mounts: std::mem::take(&mut storage.mounts),
@@ -97,10 +99,12 @@ impl Container {
             let hooked = async {
                 hooks.before_create().await?;
                 ready.await?;
-                match &request {
-                    Some(request) => owner.agent.create_container(request).await,
-                    None => Ok(()),
-                }
+                let Some(request) = &request else { return Ok(()) };
+                let created = owner.agent.create_container(request).await;
+                created.map_err(|error| {
+                    let spec = bundle.spec.mounts().as_deref().unwrap_or_default();
+                    wording::in_the_specs_words(error, spec, &given)
+                })
             };
             if let Err(error) = hooked.await {
                 hooks.after(Phase::Poststop).await;
