@@ -65,6 +65,7 @@ pub fn early() {
     }
     report("/dev/ptmx", use_own_ptmx());
     modules::load_listed();
+    report("nodes of devices", modules::make_nodes(Path::new("/dev")));
     // Without a driver for it at the kernel's start, the console could not be opened for us.
     report("/dev/console", use_console());
     report("host name", set_hostname());

@@ -13,7 +13,7 @@ mod disks;
 pub mod error;
 mod file_watch;
 mod guest;
-mod modules;
+pub mod modules;
 mod names;
 mod namespaces;
 mod network;

@@ -12,6 +12,7 @@ use agent::{
     channel::Source,
     container::{launch::Launcher, launcher},
     error::{Context, Error, Result},
+    modules,
     options::Options,
     ports,
     reaper::Reaper,
@@ -21,6 +22,11 @@ use protocols::guest::BUNDLE_DIR;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
+    if let Some(loaded) = modules::as_modprobe(std::env::args()) {
+        return loaded
+            .inspect_err(|error| eprintln!("{error}"))
+            .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     // Also as the first process of a container, which the warming up of a guest makes it.
     if std::env::args().any(|arg| matches!(arg.as_str(), "-v" | "--version")) {
         println!("kata-agent {}", env!("CARGO_PKG_VERSION"));

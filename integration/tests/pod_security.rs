@@ -268,9 +268,9 @@ fn a_privileged_container_has_all_of_the_guest_and_nothing_of_the_host() {
              awk '$5 == \"/sys\" || $5 == \"/sys/fs/cgroup\" {print $5, substr($6, 1, 2)}' /proc/self/mountinfo; \
              mknod /dev/own c 1 11 && [ -c /dev/own ] && head -c1 /dev/own > /dev/null && echo log; \
              for node in /dev/*; do [ ! -b $node ] || echo block $node; done; \
-             stat -Lc '%t %T %F' /dev/* | while read -r major minor kind; do \
+             stat -Lc '%n %t %T %F' /dev/* /dev/net/* | while read -r node major minor kind; do \
              [ \"$kind\" != 'character special file' ] || [ $major = 88 ] || \
-             [ -e /sys/dev/char/$((0x$major)):$((0x$minor)) ] || echo no $major $minor; done; \
+             [ -e /sys/dev/char/$((0x$major)):$((0x$minor)) ] || (: < $node) || echo no driver $node; done; \
              for facts in /sys/dev/char/*/uevent; do while read -r line; do case $line in (DEVNAME=console) ;; \
              (DEVNAME=*) [ -e /dev/${line#DEVNAME=} ] || echo lacks $line;; esac; done < $facts; done; echo all; \
              ls -d /dev/kmsg",

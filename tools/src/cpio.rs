@@ -12,6 +12,7 @@ pub struct Archive {
 const DIRECTORY: u32 = 0o040000;
 const FILE: u32 = 0o100000;
 const CHARACTER_DEVICE: u32 = 0o020000;
+const LINK: u32 = 0o120777;
 
 impl Archive {
     pub fn directory(&mut self, name: &str, mode: u32) {
@@ -24,6 +25,11 @@ impl Archive {
 
     pub fn character_device(&mut self, name: &str, mode: u32, major: u32, minor: u32) {
         self.entry(name, CHARACTER_DEVICE | mode, (major, minor), &[]);
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) {
+        self.entry(name, LINK, (0, 0), target.as_bytes());
     }
 
     /// The finished archive.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{compressed, cpio::Archive};
+use crate::{compressed, cpio::Archive, on_demand};
 
 const DIRECTORIES: [&str; 13] =
     ["bin", "dev", "etc", "lib", "lib/modules", "n", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
@@ -27,6 +27,8 @@ const MODULES: [&str; 10] = [
 ];
 /// The agent loads what this file lists, in its order.
 const LIST: &str = "etc/kata-modules";
+/// And finds in this one what is asked for later.
+const INDEX: &str = "etc/kata-modules-on-demand";
 
 /// Writes the initrd. `modules` is the kernel's `lib/modules/VERSION`.
 pub fn make(agent: &Path, modules: Option<&Path>, out: &Path) -> Result<()> {
@@ -39,15 +41,24 @@ pub fn make(agent: &Path, modules: Option<&Path>, out: &Path) -> Result<()> {
     archive.character_device("dev/null", 0o666, 1, 3);
     let program = fs::read(agent).with_context(|| format!("read {}", agent.display()))?;
     archive.file("init", 0o755, &program);
-    let mut list = String::new();
+    archive.link("sbin/modprobe", "/init");
+    let (mut list, mut index) = (String::new(), String::new());
     if let Some(modules) = modules {
-        for (name, data) in Modules::find(modules)?.in_order(&MODULES)? {
+        let modules = Modules::find(modules)?;
+        let at_start = modules.in_order(&MODULES)?;
+        for (name, data) in &at_start {
             let path = format!("lib/modules/{name}.ko");
-            archive.file(&path, 0o644, &data);
+            archive.file(&path, 0o644, data);
             list.push_str(&format!("/{path}\n"));
+        }
+        let is_later = |(name, _): &(String, _)| at_start.iter().all(|(other, _)| other != name);
+        for (name, data) in modules.in_order(&on_demand::MODULES)?.into_iter().filter(is_later) {
+            archive.file(&format!("lib/modules/{name}.ko.gz"), 0o644, &on_demand::pack(&data)?);
+            index.push_str(&on_demand::line(&name, &dependencies(&data), &data));
         }
     }
     archive.file(LIST, 0o644, list.as_bytes());
+    archive.file(INDEX, 0o644, index.as_bytes());
     fs::write(out, archive.finish()).with_context(|| format!("write {}", out.display()))
 }
 
@@ -97,12 +108,7 @@ impl Modules {
 
 /// The modules that a module names in its information section.
 fn dependencies(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
-        return Vec::new();
-    };
-    let names: Vec<u8> = module[at + KEY.len()..].iter().copied().take_while(|byte| *byte != 0).collect();
-    let names = String::from_utf8_lossy(&names).into_owned();
+    let names = on_demand::values(module, "depends").into_iter().next().unwrap_or_default();
     names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 

@@ -7,6 +7,7 @@ mod config;
 mod cpio;
 mod image;
 mod initrd;
+mod on_demand;
 mod packages;
 mod vmlinux;
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::bpf::{Instruction, Register};
+use crate::modules;
 
 /// Kinds of devices and ways of access as the kernel gives them to the program: `access << 16 | kind`.
 const BLOCK: i32 = 1;
@@ -78,10 +79,11 @@ pub fn allow_all(rules: &[LinuxDeviceCgroup]) -> bool {
     rules.iter().map(Rule::of).rfind(Rule::is_for_all).is_some_and(|rule| rule.allow)
 }
 
-/// Whether the guest has a driver for these numbers.
+/// Whether the guest has a driver for these numbers, or its kernel finds one when they are opened.
 pub fn in_guest(kind: LinuxDeviceType, major: i64, minor: i64) -> bool {
     let folder = if kind == LinuxDeviceType::B { "block" } else { "char" };
     Path::new(&format!("/sys/dev/{folder}/{major}:{minor}")).exists()
+        || modules::has_driver(folder, major, minor)
 }
 
 /// The program for these rules; `None` if everything is allowed.

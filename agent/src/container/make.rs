@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Context, Error, Result},
+    modules,
     namespaces::SharedNamespaces,
     process::Process,
     safe_path,
@@ -107,7 +108,22 @@ fn prepare_guest(plan: &plan::Plan, shared: &SharedNamespaces) -> Result<()> {
     if let Some(name) = &plan.domain_name {
         shared.set_domain_name(name)?;
     }
+    load_filters(&plan.spec);
     make_cwd(&plan.spec)
+}
+
+/// Loads what the kernel does not by itself: the older iptables asks for its tables only where this is there. Without, a
+/// container that sets filters is told so by its tool.
+fn load_filters(spec: &oci::Spec) {
+    let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let allowed = capabilities.and_then(|sets| sets.bounding().as_ref());
+    if allowed.is_some_and(|allowed| allowed.contains(&oci::Capability::NetAdmin)) {
+        for name in ["ip_tables", "ip6_tables"] {
+            if let Err(error) = modules::load_on_demand(name, "") {
+                tracing::debug!(%error, name, "not loaded"); // Built in, as a rule.
+            }
+        }
+    }
 }
 
 pub(super) fn streams_wanted(

@@ -4,6 +4,7 @@
 mod bench;
 mod confinement;
 mod hooks;
+mod modules;
 mod mounts;
 mod process;
 mod resources;

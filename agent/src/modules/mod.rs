@@ -1,4 +1,7 @@
-//! Kernel modules: those that the initrd brings, and those that the host asks for by name.
+//! Kernel modules: those that the initrd has the guest start with, those that it brings along, and those that the host asks
+//! for by name.
+
+mod on_demand;
 
 use std::{ffi::CString, fs, path::Path, time::Duration};
 
@@ -9,6 +12,7 @@ use nix::{
 use tokio::{process::Command, time::timeout};
 
 use crate::error::{Context, Error, Result};
+pub use on_demand::{as_modprobe, has_driver, load as load_on_demand, make_nodes};
 
 /// One path of an uncompressed module per line, in the order of their dependencies, maybe with parameters.
 const LIST: &str = "/etc/kata-modules";
