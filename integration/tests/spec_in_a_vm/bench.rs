@@ -9,7 +9,7 @@ use std::{
 };
 
 use integration::{
-    compare::spec::container,
+    compare::spec::{container, mount},
     containerd::{Containerd, Finished, IMAGE, Runtime, finish},
     environment::Environment,
 };
@@ -113,4 +113,20 @@ pub fn push(list: &mut Value, item: Value) {
         *list = json!([]);
     }
     list.as_array_mut().unwrap().push(item);
+}
+
+/// Lets a container do what a daemon of containers does.
+pub fn administers(spec: &mut Value) {
+    let more = ["DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"];
+    for set in ["bounding", "effective", "permitted"] {
+        more.iter()
+            .for_each(|name| push(&mut spec["process"]["capabilities"][set], json!(format!("CAP_{name}"))));
+    }
+}
+
+/// Gives a container the programs of the host, which is a Debian.
+pub fn bring_programs(spec: &mut Value) {
+    for (of_host, place) in [("/usr", "/usr"), ("/usr/lib", "/lib"), ("/usr/lib64", "/lib64")] {
+        push(&mut spec["mounts"], mount(place, "bind", of_host, &["rbind", "ro"]));
+    }
 }

@@ -6,5 +6,6 @@ mod confinement;
 mod hooks;
 mod modules;
 mod mounts;
+mod nested;
 mod process;
 mod resources;

@@ -1,15 +1,9 @@
 //! What the guest's kernel has as modules: there for whoever asks, with no word in any configuration.
 
 use integration::compare::spec::mount;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::bench::{Bench, assert_facts, push};
-
-/// A network of its own to work on, and a loop device or two.
-fn may_administer(spec: &mut Value) {
-    let all = json!(["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_MKNOD"]);
-    spec["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
-}
+use crate::bench::{Bench, administers, assert_facts, bring_programs, push};
 
 #[test]
 fn drivers_come_when_they_are_asked_for() {
@@ -23,7 +17,7 @@ fn drivers_come_when_they_are_asked_for() {
         ip link add v0 type veth peer name v1 && echo pair; ip link add b0 type bridge && echo bridge; \
         mount -t ext4 /dev/null /mnt 2>/dev/null; grep -w ext4 /proc/filesystems; true";
     let facts = bench.facts(script, |spec| {
-        may_administer(spec);
+        administers(spec);
         spec["linux"]["devices"] =
             json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666}]);
         spec["linux"]["resources"] = json!({"devices": [
@@ -46,11 +40,8 @@ fn filters_of_packets_are_set_by_either_iptables() {
         && $t -t nat -A PREROUTING -p udp --dport 5 -j REDIRECT --to-ports 6 && $t -t mangle -A OUTPUT -j MARK --set-mark 1 \
         && echo $name $kind $($t -S | grep -c REJECT) $($t -t nat -S | grep -cE 'MASQ|REDIR'); done; done";
     let facts = bench.facts(script, |spec| {
-        may_administer(spec);
-        for (of_host, place) in [("/usr", "/usr"), ("/usr/lib", "/lib"), ("/usr/lib64", "/lib64")] {
-            push(&mut spec["mounts"], mount(place, "bind", of_host, &["rbind", "ro"]));
-        }
-        push(&mut spec["mounts"], mount("/run", "tmpfs", "tmpfs", &[]));
+        administers(spec);
+        bring_programs(spec);
     });
     assert_facts(
         &facts,
