@@ -117,6 +117,7 @@ impl Guest {
         spawn_blocking(move || {
             if matches!(*guest.isolation, Isolation::Full(_)) {
                 namespaces::name_guest(&request.hostname)?;
+                dns::set(&request.dns)?;
             }
             let shared = match (&*guest.isolation, former.and_then(|former| former.shared)) {
                 (Isolation::Full(_), None) => Some(SharedNamespaces::create()?),
@@ -127,9 +128,6 @@ impl Guest {
                 (Isolation::PlainChildren, _) => None,
             };
             fs::create_dir_all(&guest.bundles).context(guest.bundles.display())?;
-            if matches!(*guest.isolation, Isolation::Full(_)) {
-                dns::set(&request.dns)?;
-            }
             // They last as long as the sandbox, so nothing is given back.
             guest.storages.add(&request.storages)?;
             *lock(&guest.sandbox) = Some(Sandbox { hostname: request.hostname, shared, pid_namespace: None });

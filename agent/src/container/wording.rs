@@ -10,6 +10,8 @@ const ECHOES: [&str; 5] = [
     "failed to run intermediate process",
     "failed to run container process",
 ];
+/// What a mount that fails begins with; its fields follow.
+const MOUNT: &str = "failed to mount Mount {";
 /// Numbers of errors go up to here.
 const LAST_ERRNO: i32 = 133;
 
@@ -31,7 +33,7 @@ pub fn of(lines: &[&str]) -> Option<String> {
 
 /// Of `failed to mount Mount { destination: "/x", …, source: Some("y"), … }: …`.
 fn mounting(line: &str) -> Option<String> {
-    let mount = line.strip_prefix("failed to mount Mount {")?;
+    let mount = line.strip_prefix(MOUNT)?;
     let quoted = |field: &str| mount.split_once(field)?.1.split('"').nth(1);
     let (destination, source) = (quoted("destination: ")?, quoted("source: Some(").unwrap_or_default());
     let options = mount.split_once("options: Some([").and_then(|(_, rest)| rest.split_once("])"));
@@ -43,8 +45,7 @@ fn mounting(line: &str) -> Option<String> {
 /// Whether a bind mount failed. The kernel calls it an invalid argument to attach a file to a directory, or the other way
 /// round, where the older call that runc makes says that the one is not the other.
 fn binding(line: &str) -> bool {
-    line.starts_with("failed to mount Mount {")
-        && ["\"bind\"", "\"rbind\""].iter().any(|word| line.contains(word))
+    line.starts_with(MOUNT) && ["\"bind\"", "\"rbind\""].iter().any(|word| line.contains(word))
 }
 
 /// A line without its field `err`, which is a structure.
@@ -82,13 +83,13 @@ fn reason(line: &str) -> Option<Errno> {
 mod tests {
     use super::*;
 
-    const MOUNT: &str = "failed to mount Mount { destination: \"/x\", typ: Some(\"nosuchfs\"), source: Some(\"y\"), \
+    const OF_A_KIND: &str = "failed to mount Mount { destination: \"/x\", typ: Some(\"nosuchfs\"), source: Some(\"y\"), \
                          options: Some([\"ro\", \"a=1\"]), uid_mappings: None, gid_mappings: None }: syscall";
 
     #[test]
     fn a_mount_that_fails_is_told_as_runc_tells_it() {
         let echoes = ["failed to initialize container process: failed to prepare rootfs"];
-        let lines = |error| [&[MOUNT, error], &echoes[..]].concat();
+        let lines = |error| [&[OF_A_KIND, error], &echoes[..]].concat();
         let told = of(&lines("failed to prepare rootfs err=Mount(Syscall(Nix(ENODEV)))"));
         assert_eq!(
             told.as_deref(),
