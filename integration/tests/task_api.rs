@@ -13,7 +13,7 @@ use containerd_shim_protos::{
 };
 use integration::{
     fake_vm::{Behaviour, FakeHypervisor},
-    workshop::{Workshop, options},
+    workshop::{Workshop, options, sandbox_id},
 };
 use runtime::events::Event;
 use shim::{
@@ -21,13 +21,19 @@ use shim::{
     logging::LogLevel,
     server,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use ttrpc::{Code, context, context::Context};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A shim's server over the fake VM, and a client of it.
 struct Shim {
+    hypervisor: Arc<FakeHypervisor>,
+    keeper: Arc<Keeper>,
     task: TaskClient,
     config: PathBuf,
     serving: JoinHandle<runtime::error::Result<()>>,
@@ -38,16 +44,19 @@ async fn shim(workshop: &Workshop, behaviour: Behaviour) -> Shim {
     let socket = workshop.path().join("shim.sock");
     let listener = UnixListener::bind(&socket).expect("bind");
     let (sender, events) = mpsc::unbounded_channel();
-    let keeper = Keeper::new(KeeperSetup {
-        hypervisor_for: Box::new(move |_| FakeHypervisor::new(behaviour)),
+    let hypervisor = FakeHypervisor::new(behaviour);
+    let boots = hypervisor.clone();
+    let keeper = Arc::new(Keeper::new(KeeperSetup {
+        hypervisor_for: Box::new(move |_| boots.clone()),
         paths: workshop.paths(),
         events: sender,
         log_level: LogLevel::default(),
         reserve: None,
-    });
-    let serving = tokio::spawn(server::serve(listener, Arc::new(keeper), Duration::from_secs(60)));
+    }));
+    let serving = tokio::spawn(server::serve(listener, keeper.clone(), Duration::from_secs(60)));
     let client = Client::connect(&format!("unix://{}", socket.display())).await.expect("connect");
-    Shim { task: TaskClient::new(client), config: workshop.config("").path, serving, events }
+    let (task, config) = (TaskClient::new(client), workshop.config("").path);
+    Shim { hypervisor, keeper, task, config, serving, events }
 }
 
 fn within() -> Context {
@@ -234,5 +243,50 @@ async fn a_failed_create_says_why_leaves_nothing_and_the_shim_still_ends() {
         other => panic!("{other:?}"),
     }
     assert_eq!(workshop.remains(), Vec::<PathBuf>::new());
+    shim.end(&workshop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_comes_while_the_last_sandbox_ends_has_all_the_time_it_needs() {
+    let Some(workshop) = Workshop::open() else { return };
+    let shim = shim(&workshop, Behaviour::Boots).await;
+    let request = shim.create_request(&workshop, "c1", "exec sleep 1000");
+    shim.task.create(within(), &request).await.expect("created");
+    assert_eq!(shim.kill("c1", "", 9).await, Code::OK);
+    shim.wait("c1", "").await.expect("ended");
+
+    shim.hypervisor.stall("DestroySandbox");
+    shim.delete("c1", "").await.expect("deleted");
+    let create = tokio::spawn({
+        let task = shim.task.clone();
+        async move { task.create(within(), &request).await }
+    });
+    sleep(Duration::from_millis(200)).await;
+    shim.hypervisor.go_on();
+    shim.hypervisor.stall("CreateSandbox");
+    // Longer than a shim stays after its last container.
+    sleep(Duration::from_secs(6)).await;
+    shim.hypervisor.go_on();
+    create.await.expect("no panic").expect("created again");
+
+    assert_eq!(shim.kill("c1", "", 9).await, Code::OK);
+    shim.wait("c1", "").await.expect("ended");
+    shim.delete("c1", "").await.expect("deleted");
+    shim.end(&workshop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_not_ended_under_a_container_that_comes_into_it() {
+    let Some(workshop) = Workshop::open() else { return };
+    let shim = shim(&workshop, Behaviour::Boots).await;
+    let (bundle, config) = (workshop.bundle("c1", "true"), workshop.config(""));
+    let comes = shim.keeper.want();
+    shim.keeper.sandbox_for(&sandbox_id("c1"), &bundle, Some(&config.path)).await.expect("a sandbox");
+    // As after the delete of one that was there before.
+    shim.keeper.release().await.expect("released");
+    assert!(shim.keeper.sandbox().is_some() && !shim.keeper.close_unless_wanted());
+    drop(comes);
+    shim.keeper.release().await.expect("released");
+    assert!(shim.keeper.sandbox().is_none() && shim.keeper.close_unless_wanted());
     shim.end(&workshop).await;
 }

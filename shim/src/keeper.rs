@@ -52,6 +52,31 @@ struct State {
     closed: bool,
     /// The sandbox stays when its last container goes: it is ended by a call of its own.
     stays: bool,
+    /// Containers that are being made.
+    wanted: usize,
+}
+
+/// A container that is being made: no sandbox is ended for want of one meanwhile, unless by a shutdown.
+pub struct Wanted<'a>(&'a Keeper);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.state().wanted -= 1;
+    }
+}
+
+impl State {
+    fn close(&mut self) -> bool {
+        let over = !self.stays && self.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
+        self.closed |= over;
+        self.closed
+    }
+
+    /// The sandbox that nobody needs any more, if it is so.
+    fn unused(&self) -> Option<Current> {
+        let wanted = self.stays || self.wanted > 0 && !self.closed;
+        self.current.clone().filter(|current| !wanted && current.sandbox.is_empty())
+    }
 }
 
 #[derive(Clone)]
@@ -74,6 +99,18 @@ impl Keeper {
     /// The sandbox's id, if there is one.
     pub fn id(&self) -> Option<SandboxId> {
         self.state().current.as_ref().map(|current| current.id.clone())
+    }
+
+    /// To be held from before [`Self::sandbox_for`] until the container is in the sandbox. Whoever fails to put it there
+    /// calls [`Self::release`].
+    pub fn want(&self) -> Wanted<'_> {
+        self.state().wanted += 1;
+        Wanted(self)
+    }
+
+    /// Whether a container is being made.
+    pub fn is_wanted(&self) -> bool {
+        self.state().wanted > 0
     }
 
     /// The sandbox that a new container belongs to; made if this container is its first. `config` names the
@@ -164,10 +201,13 @@ impl Keeper {
 
     /// From now on no sandbox is made. Refused, with `false`, while there are containers.
     pub fn close(&self) -> bool {
+        self.state().close()
+    }
+
+    /// The same, refused also while a container is being made.
+    pub fn close_unless_wanted(&self) -> bool {
         let mut state = self.state();
-        let over = !state.stays && state.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
-        state.closed |= over;
-        state.closed
+        state.wanted == 0 && state.close()
     }
 
     /// From now on the sandbox lasts until [`Self::end`].
@@ -189,19 +229,16 @@ impl Keeper {
         }
     }
 
-    /// Ends the sandbox if no container is left in it.
+    /// Ends the sandbox if no container is left in it, nor comes into it.
     pub async fn release(&self) -> Result<()> {
         let _one = self.order.lock().await;
         let unused = self.state().reserve.take();
         if let Some(unused) = unused {
             unused.stop().await?;
         }
-        let Some(Current { id, sandbox }) = self.state().current.clone() else {
+        let Some(Current { id, sandbox }) = self.state().unused() else {
             return Ok(());
         };
-        if !sandbox.is_empty() || self.state().stays {
-            return Ok(());
-        }
         let stopped = sandbox.stop().await;
         // Even if something resists: the record stays on disk, and `delete` tries again.
         self.state().current = None;

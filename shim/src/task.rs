@@ -290,6 +290,7 @@ impl TaskService {
     /// Makes the container, and the sandbox if it is its first; returns the task's pid.
     async fn create_container(&self, request: CreateTaskRequest, stdio: Stdio) -> Result<u32> {
         let began = Instant::now();
+        let _wanted = self.keeper.want();
         if !request.checkpoint.is_empty() {
             return Err(Error::unimplemented("a container in a VM cannot be restored from a checkpoint"));
         }
@@ -346,7 +347,7 @@ impl TaskService {
     /// For when containerd is not the one any more that would shut us down. 1.6 keeps the bundle, and so refuses the name,
     /// until this shim ends.
     fn end_unused(&self) {
-        if self.keeper.close() {
+        if self.keeper.close_unless_wanted() {
             self.life.end();
         }
     }

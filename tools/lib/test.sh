@@ -23,7 +23,8 @@ dev_test() {
     export RUST_BACKTRACE=0
     if cargo nextest --version >/dev/null 2>&1; then
         # Two at a time: each virtual machine takes a CPU while it boots.
-        cargo nextest run --workspace --no-fail-fast --test-threads 2 "$@"
+        # What failed is told once more at the end, where it is looked for.
+        cargo nextest run --workspace --no-fail-fast --failure-output immediate-final --test-threads 2 "$@"
     else
         cargo test --workspace --no-fail-fast -- --test-threads 2 "$@"
     fi

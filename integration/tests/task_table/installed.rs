@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -46,8 +47,6 @@ pub struct Program {
     id: String,
     dir: TempDir,
     pid: u32,
-    /// Containerd's end of the log.
-    _log: File,
     _events: Server,
 }
 
@@ -76,7 +75,7 @@ async fn launch(program: PathBuf, options: Option<Any>) -> Program {
     make_bundle(&bundle, &id);
     let log = bundle.join("log");
     mkfifo(&log, Mode::S_IRWXU).expect("make the log");
-    let log = OpenOptions::new().read(true).write(true).open(log).expect("open the log");
+    pass_on(OpenOptions::new().read(true).write(true).open(log).expect("open the log"));
     let (events, topics) = serve_events(&dir.path().join("events.sock")).await;
     let started = command(&program, dir.path(), &id, "start").output().expect("run the shim");
     assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
@@ -84,7 +83,16 @@ async fn launch(program: PathBuf, options: Option<Any>) -> Program {
     let client = Client::connect(&address).await.expect("connect to the shim");
     let subject = Subject::new(client, "containerd.task.v2.Task", &id, bundle, options);
     let pid = subject.shim_pid().await;
-    Program { subject, topics, program, id, dir, pid, _log: log, _events: events }
+    Program { subject, topics, program, id, dir, pid, _events: events }
+}
+
+/// What the shim says, among what the test says, as long as this process lives.
+fn pass_on(log: File) {
+    std::thread::spawn(|| {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+        }
+    });
 }
 
 impl Program {

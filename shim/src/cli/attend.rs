@@ -44,7 +44,8 @@ pub async fn attend(listener: UnixListener, keeper: Arc<Keeper>) -> Result<()> {
                 });
             }
             Some(_) = connections.join_next() => {
-                if connections.is_empty() && keeper.sandbox().is_some_and(|sandbox| sandbox.is_over()) {
+                let over = keeper.sandbox().is_some_and(|sandbox| sandbox.is_over()) && !keeper.is_wanted();
+                if connections.is_empty() && over {
                     return Ok(());
                 }
             }
