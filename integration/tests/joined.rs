@@ -86,6 +86,34 @@ fn those_that_join_others_are_in_their_vm() {
     }
 }
 
+/// As an engine restarts a container of a pod. The mounts take longer to make than a guest by virtiofs trusts what it knew of
+/// the former container's files.
+#[test]
+fn one_of_the_same_name_as_one_just_deleted_has_its_own_files() {
+    const MOUNTS: usize = 1000;
+    for cli in Cli::both() {
+        let first = start(&cli, "first", WAITS, |_| ());
+        let pid = cli.state(&first)["pid"].clone();
+        let former = start(&cli, "former", "echo up", joining(&pid, &["network"]));
+        cli.reaches(&former, "stopped");
+        let bundle = cli.bundle("latter", WAITS, |config| {
+            joining(&pid, &["network"])(config);
+            let tmpfs = |n| json!({"type": "tmpfs", "source": "tmpfs", "destination": format!("/many/{n}")});
+            config["mounts"].as_array_mut().unwrap().extend((0..MOUNTS).map(tmpfs));
+        });
+        cli.run(&["delete", &former]).good();
+        let bundle = bundle.display().to_string();
+        cli.leave(&["run", "--detach", "--bundle", &bundle, &former], "latter").good();
+        assert!(eventually(|| cli.output("latter").starts_with("up")), "{}", cli.output("latter"));
+        let mounted = cli.run(&["exec", &former, "grep", "-c", " /many/", "/proc/mounts"]).good();
+        assert_eq!(mounted.trim(), MOUNTS.to_string(), "{:?}", cli.whose);
+        for id in [&former, &first] {
+            cli.run(&["delete", "--force", id]).good();
+        }
+        cli.assert_clean();
+    }
+}
+
 #[test]
 fn what_cannot_be_joined_is_refused_by_name() {
     let Some(cli) = Cli::ours() else { return };

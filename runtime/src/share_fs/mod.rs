@@ -5,6 +5,7 @@
 //! mount namespace of a jailed daemon.
 
 mod bind;
+mod names;
 mod virtiofsd;
 
 use std::{
@@ -16,6 +17,8 @@ use std::{
 use protocols::{agent::Storage, guest};
 
 pub(crate) use bind::{Access, Below, Owners, View};
+
+use names::Names;
 
 use crate::{
     child::Child,
@@ -34,6 +37,7 @@ const NEWS_OF_DEATH: Duration = Duration::from_millis(500);
 pub(crate) struct ShareFs {
     kind: Kind,
     paths: SharePaths,
+    names: Mutex<Names>,
     ledger: Ledger,
 }
 
@@ -59,7 +63,7 @@ impl ShareFs {
             }
             SharedFs::Virtio9p => Kind::NineP { msize: config.msize_9p },
         };
-        Ok(Self { kind, paths, ledger: ledger.clone() })
+        Ok(Self { kind, paths, names: Mutex::default(), ledger: ledger.clone() })
     }
 
     /// Starts what serves the tree to one VM; it ends with that VM. Afterwards a VM may connect at once.
@@ -133,8 +137,8 @@ impl ShareFs {
         }
     }
 
-    /// Makes `source`, a directory or file, visible in the guest as `name`, a relative path. Returns the guest's path
-    /// and what was claimed, oldest first.
+    /// Makes `source`, a directory or file, visible in the guest as `name`, a relative path, or below another directory if
+    /// there was something of that name before. Returns the guest's path and what was claimed, oldest first.
     pub fn share(&self, source: &Path, name: &Path, view: &View) -> Result<(PathBuf, Vec<Resource>)> {
         if let (Kind::NineP { .. }, Owners::Mapped(..)) = (&self.kind, &view.owners) {
             // QEMU makes files as root, who is nobody on such a mount.
@@ -142,12 +146,13 @@ impl ShareFs {
                 "uidMappings: owners are mapped with shared_fs = \"virtio-fs\" alone",
             ));
         }
-        let claims = bind::bind(&self.paths, source, name, view, &self.ledger)?;
+        let name = lock(&self.names).fresh(name);
+        let claims = bind::bind(&self.paths, source, &name, view, &self.ledger)?;
         Ok((Path::new(guest::SHARE_DIR).join(name), claims))
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A plain value, replaced in one step.
+    // Plain values that are whole at any time.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
