@@ -1,7 +1,7 @@
 //! VMs that are kept ready by `kata-runtime factory serve`, under a real containerd.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -253,5 +253,41 @@ fn a_server_from_the_pool_that_containerd_has_forgotten_makes_room() {
     assert_eq!(containerd.ctr(containerd.exec_args(&id, "e1", &["echo", "alive"])).text(), "alive\n");
     containerd.remove(&id);
     containerd.assert_gone(&id);
+    pool.signal(Signal::SIGTERM);
+}
+
+#[test]
+fn a_vm_whose_start_ends_without_an_answer_ends_at_once() {
+    let Some(factory) = Factory::open() else { return };
+    let kata = runtime(&factory, "unheard", &[]);
+    let Runtime::Kata(config) = &kata else { unreachable!("ours") };
+    let mut pool = Pool::start(&factory, &kata);
+    let ready = pool.wait_until_full(2);
+    let bundle = factory.containerd.dir().join("unheard");
+    fs::create_dir_all(bundle.join("rootfs")).expect("make a bundle");
+    let spec = r#"{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "linux": {},
+        "process": {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}}"#;
+    fs::write(bundle.join("config.json"), spec).expect("write config.json");
+    // Its answer has no reader.
+    let (reader, writer) = io::pipe().expect("make a pipe");
+    drop(reader);
+    let start = Command::new(factory.env.programs().join("containerd-shim-kata-v2"))
+        .args(["-namespace", "unheard", "-id", &factory.id("unheard"), "-address"])
+        .arg(bundle.join("containerd.sock"))
+        .arg("start")
+        .current_dir(&bundle)
+        .env("KATA_CONF_FILE", config)
+        .env("TTRPC_ADDRESS", bundle.join("events.sock"))
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .status();
+    assert!(!start.expect("run start").success());
+    let pid = fs::read_to_string(bundle.join("shim.pid")).expect("read shim.pid");
+    let taken: u32 = pid.trim().parse().expect("a pid");
+    assert!(ready.contains(&taken), "{taken} is not from the pool: {ready:?}");
+    let began = Instant::now();
+    assert_all_gone(&[taken]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     pool.signal(Signal::SIGTERM);
 }

@@ -93,8 +93,10 @@ impl Taken {
         &self.offer.processes
     }
 
-    /// Takes the offer: from now on it is the server. Dropped instead, it ends.
-    pub fn accept(mut self) -> Result<()> {
-        self.stream.write_all(TAKEN.as_bytes()).context("take a standby")
+    /// Takes the offer: from now on it is the server. Dropped instead, it ends; and so it does if what is returned closes
+    /// before a byte is written there.
+    pub fn accept(mut self) -> Result<UnixStream> {
+        self.stream.write_all(TAKEN.as_bytes()).context("take a standby")?;
+        Ok(self.stream)
     }
 }

@@ -4,7 +4,8 @@
 //! a VM never changes. A standby listens for one request on a socket of its own; `start` asks one after the other:
 //!
 //! `start` → [`Wanted`] → the standby binds the server's address → [`Offer`] → `start` does what it does for a server that
-//! it spawned itself → [`TAKEN`] → the standby is that server. Whoever hangs up before is taken to be dead.
+//! it spawned itself → [`TAKEN`] → the standby is that server → a byte, once containerd knows of it. Whoever hangs up before is
+//! taken to be dead.
 
 mod ask;
 mod serve;

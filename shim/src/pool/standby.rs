@@ -6,7 +6,10 @@ use std::{
     io::{self, Write, stdin},
     os::{
         fd::AsFd,
-        unix::{fs::PermissionsExt, net::UnixListener as StdListener},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -51,10 +54,7 @@ pub fn run() -> Result<()> {
         let (events, receiver) = mpsc::unbounded_channel();
         let sandbox = make(config, events.clone()).await?;
         match offer(&sandbox).await {
-            Ok((wanted, listener)) => {
-                let reserve = Reserve { sandbox, events, receiver };
-                become_server(wanted, listener, reserve).await
-            }
+            Ok(taken) => become_server(taken, Reserve { sandbox, events, receiver }).await,
             Err(error) => {
                 sandbox.stop().await?;
                 Err(error)
@@ -83,8 +83,17 @@ async fn make(config: Config, events: events::Sender) -> Result<Arc<Sandbox>> {
     }
 }
 
+/// An offer that was taken.
+struct Taken {
+    wanted: Wanted,
+    /// At the address that is wanted.
+    listener: StdListener,
+    /// Whoever took it, until containerd knows.
+    starter: StdStream,
+}
+
 /// Waits until the offer is taken. An error if it is no longer wanted, or the VM ended.
-async fn offer(sandbox: &Sandbox) -> Result<(Wanted, StdListener)> {
+async fn offer(sandbox: &Sandbox) -> Result<Taken> {
     let path = socket(&sandbox.config().factory.vm_cache_endpoint, std::process::id());
     let listener = listen(&path)?;
     let taken = async {
@@ -119,16 +128,10 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-async fn negotiate(stream: UnixStream, sandbox: &Sandbox) -> Result<(Wanted, StdListener)> {
-    let (reader, mut writer) = stream.into_split();
-    let mut lines = BufReader::new(reader.take(LINE_LIMIT));
+async fn negotiate(mut stream: UnixStream, sandbox: &Sandbox) -> Result<Taken> {
     let mut line = String::new();
-    let mut next = async |line: &mut String| {
-        line.clear();
-        let read = timeout(PATIENCE, lines.read_line(line)).await;
-        read.map_err(|_| Error::deadline("it says nothing"))?.context("hear a start")
-    };
-    next(&mut line).await?;
+    let mut request = BufReader::new((&mut stream).take(LINE_LIMIT));
+    heard(request.read_line(&mut line)).await?;
     let wanted: Wanted = serde_json::from_str(&line).context("understand a start")?;
     if Config::load(&wanted.config)? != *sandbox.config() {
         return Err(Error::precondition("it wants another configuration"));
@@ -140,17 +143,27 @@ async fn negotiate(stream: UnixStream, sandbox: &Sandbox) -> Result<(Wanted, Std
     let mut answer = serde_json::to_vec(&offer).context("answer a start")?;
     answer.push(b'\n');
     let taken = async {
-        writer.write_all(&answer).await.context("answer a start")?;
-        next(&mut line).await?;
-        if line == TAKEN { Ok(()) } else { Err(Error::unavailable("it changed its mind")) }
+        stream.write_all(&answer).await.context("answer a start")?;
+        // Not a byte more than this, for the next one is not for here.
+        let mut decision = [0; TAKEN.len()];
+        heard(stream.read_exact(&mut decision)).await?;
+        if decision != *TAKEN.as_bytes() {
+            return Err(Error::unavailable("it changed its mind"));
+        }
+        stream.into_std().context("keep a start's socket")
     };
     match taken.await {
-        Ok(()) => Ok((wanted, listener)),
+        Ok(starter) => Ok(Taken { wanted, listener, starter }),
         Err(error) => {
             address.remove()?;
             Err(error)
         }
     }
+}
+
+async fn heard<T>(reading: impl Future<Output = io::Result<T>>) -> Result<T> {
+    let read = timeout(PATIENCE, reading).await;
+    read.map_err(|_| Error::deadline("it says nothing"))?.context("hear a start")
 }
 
 /// Returns when nobody holds the other end of standard input any more.
@@ -162,7 +175,8 @@ async fn hang_up() {
     while let Ok(1..) = input.read(&mut [0; 64]).await {}
 }
 
-async fn become_server(wanted: Wanted, listener: StdListener, reserve: Reserve) -> Result<()> {
+async fn become_server(taken: Taken, reserve: Reserve) -> Result<()> {
+    let Taken { wanted, listener, starter } = taken;
     leave_the_pool(&wanted.bundle)?;
     let log_level = logging::init(&wanted.bundle, wanted.debug);
     let served = server::Served {
@@ -170,7 +184,7 @@ async fn become_server(wanted: Wanted, listener: StdListener, reserve: Reserve) 
         events: wanted.ttrpc_address,
         log_level,
         reserve: Some(reserve),
-        starter: None,
+        starter: Some(starter),
     };
     tracing::debug!(sandbox = wanted.id, "a standby becomes the server");
     server::serve_on(listener, served).await

@@ -80,8 +80,7 @@ pub fn start(flags: &Flags) -> Result<Reply> {
         write_file(&dir.join(PID_FILE), &standby.pid().to_string())?;
         write_file(&dir.join(ADDRESS_FILE), &address.to_string())?;
         let reply = request.reply(&address)?;
-        standby.accept()?;
-        return Ok(Reply::of(reply));
+        return Ok(Reply { bytes: reply, server: Some(standby.accept()?) });
     }
     let listener = address.listen()?;
     let mut made = Made { address: Some(&address), server: None };
