@@ -19,6 +19,7 @@ use nix::{
 };
 
 use crate::{
+    container::make_cgroup_parent,
     error::{Context, Result},
     modules,
 };
@@ -63,6 +64,7 @@ pub fn early() {
             .and_then(|()| mount(Some(source), target, Some(fstype), flags, Some(data)).map_err(Into::into));
         report(target, mounted);
     }
+    report("group of all containers", make_cgroup_parent().map_err(Into::into));
     report("/dev/ptmx", use_own_ptmx());
     modules::load_listed();
     report("nodes of devices", modules::make_nodes(Path::new("/dev")));

@@ -12,12 +12,17 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::plan::cgroup_path;
+use super::plan::{CGROUP_PARENT, cgroup_path};
 use crate::error::{Context, Error, Result};
 
 pub const HIERARCHY: &str = "/sys/fs/cgroup";
 /// For the processes of a killed group to be gone.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Makes the group of all containers: two first ones that are made at once would both try, and one would fail.
+pub fn make_parent() -> io::Result<()> {
+    fs::create_dir(Path::new(HIERARCHY).join(CGROUP_PARENT.trim_start_matches('/')))
+}
 
 /// Where the container's group is.
 pub fn dir(id: &str) -> PathBuf {

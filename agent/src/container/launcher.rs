@@ -235,7 +235,10 @@ fn exec(id: &str, process: &Path, console: Option<&Path>, fds: Vec<OwnedFd>) -> 
 /// The agent starts a container once: what libcontainer would look up first is known.
 fn start(id: &str) -> Result<(), LibcontainerError> {
     let socket = Path::new(ROOT).join(id).join(NOTIFY_FILE);
-    NotifySocket::new(socket).notify_container_start().map_err(LibcontainerError::from)
+    let started = NotifySocket::new(socket).notify_container_start().map_err(LibcontainerError::from);
+    // It leaves this process in a directory that goes with the container, if the init has ended.
+    let _ = std::env::set_current_dir("/"); // There is always one.
+    started
 }
 
 /// Forgets libcontainer's record of a container.

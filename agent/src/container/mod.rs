@@ -40,7 +40,7 @@ use nix::{errno::Errno, sys::signal::Signal};
 use oci_spec::runtime as oci;
 use protocols::{agent as wire, extras::ProcessEntry};
 use tokio::{
-    sync::{Mutex as AsyncMutex, mpsc},
+    sync::{RwLock as AsyncRwLock, mpsc},
     task::spawn_blocking,
 };
 
@@ -49,6 +49,7 @@ use crate::{
     error::{Context, Error, Result},
     process::Process,
 };
+pub use cgroup::make_parent as make_cgroup_parent;
 pub use make::{Isolation, Surroundings};
 use make::{streams_wanted, write_json};
 
@@ -69,7 +70,7 @@ pub struct Container {
     execs: Mutex<HashMap<String, Arc<Process>>>,
     state: Mutex<State>,
     /// Whether it stands still. Held while that changes.
-    paused: AsyncMutex<bool>,
+    paused: AsyncRwLock<bool>,
     oom_watch: Mutex<Option<oom::OomWatch>>,
     /// Storages of its own, to be given back.
     pub storages: Vec<PathBuf>,
@@ -107,7 +108,7 @@ impl Container {
                 init: Arc::new(init),
                 execs: Mutex::default(),
                 state: Mutex::new(State::Created),
-                paused: AsyncMutex::default(),
+                paused: AsyncRwLock::default(),
                 oom_watch: Mutex::default(),
                 storages,
                 sources,
@@ -151,8 +152,9 @@ impl Container {
 
     /// Adds a running process under a name of its own.
     pub async fn exec(&self, exec_id: &str, mut spec: oci::Process) -> Result<()> {
-        if *self.paused.lock().await {
-            // It would stand still before it has begun, and whoever waits for it with it.
+        // It would stand still before it has begun, and whoever waits for it with it; so no pause comes before that.
+        let paused = self.paused.read().await;
+        if *paused {
             return Err(Error::internal(format!("container {} is paused", self.id)));
         }
         // The host uses a name again once it has everything of the process that had it.
@@ -222,7 +224,8 @@ impl Container {
             return Err(Error::not_found("the process has ended: ESRCH: No such process"));
         }
         send(process.pid(), signal)?;
-        if signal == Signal::SIGKILL as i32 {
+        // An exec ends without that, and the others stand still as before.
+        if signal == Signal::SIGKILL as i32 && Arc::ptr_eq(&process, &self.init) {
             self.release_killed();
         }
         Ok(())
@@ -245,7 +248,7 @@ impl Container {
 
     /// Makes every process stand still.
     pub async fn pause(&self) -> Result<()> {
-        let mut paused = self.paused.lock().await;
+        let mut paused = self.paused.write().await;
         if *paused {
             return Err(Error::internal(format!("container {} is paused already", self.id)));
         }
@@ -259,7 +262,7 @@ impl Container {
 
     /// Lets a paused container go on.
     pub async fn resume(&self) -> Result<()> {
-        let mut paused = self.paused.lock().await;
+        let mut paused = self.paused.write().await;
         if !*paused {
             return Err(Error::internal(format!("container {} is not paused", self.id)));
         }
@@ -274,7 +277,7 @@ impl Container {
     /// What was killed does not stand still any more, and what remains of the container goes on, as with runc.
     fn release_killed(&self) {
         // Locked, somebody is at it, and a killed process leaves a freezing group all the same.
-        if let Ok(mut paused) = self.paused.try_lock()
+        if let Ok(mut paused) = self.paused.try_write()
             && *paused
         {
             match &*self.isolation {

@@ -88,6 +88,9 @@ impl Subject {
             "exec created, container paused" => &["Create", "Start", "Exec", "Pause"],
             "exec created, container stopped" => &["Create", "Start", "Exec", "Kill", "Wait"],
             "exec running, container paused" => &["Create", "Start", "Exec", "Start exec", "Pause"],
+            "exec killed, container paused" => {
+                &["Create", "Start", "Exec", "Start exec", "Pause", "Kill exec"]
+            }
             other => panic!("no such state: {other}"),
         };
         for step in steps {

@@ -66,8 +66,8 @@ pub struct Container {
     workload: SyncMutex<sizing::Workload>,
     /// How many kills for want of memory were told.
     oom_kills: SyncMutex<u64>,
-    /// Orders start and delete. `wait`, `kill` and `resize` never take it.
-    lifecycle: Mutex<()>,
+    /// Orders start and delete, and says whether it is deleted. `wait`, `kill` and `resize` never take it.
+    lifecycle: Mutex<bool>,
 }
 
 impl Container {
@@ -288,7 +288,10 @@ impl Container {
 
     /// Takes the container out of the guest and off the host. One that was never started is killed first.
     pub(crate) async fn delete(&self) -> Result<Exit> {
-        let _order = self.lifecycle.lock().await;
+        let mut deleted = self.lifecycle.lock().await;
+        if *deleted {
+            return Err(Error::not_found("another delete was quicker"));
+        }
         match self.init.status() {
             Status::Created | Status::Stopped => {}
             Status::Running => return Err(Error::wrong_state("cannot delete a running process")),
@@ -314,6 +317,7 @@ impl Container {
             tracing::debug!(%error, container = %self.id, "not removed in the guest");
         }
         self.release_storage().await?;
+        *deleted = true;
         self.hooks.after(Phase::Poststop).await;
         self.tell(Event::Deleted { container: self.id.to_string(), pid: self.pid, exit });
         Ok(exit)
