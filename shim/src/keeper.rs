@@ -56,15 +56,6 @@ struct State {
     wanted: usize,
 }
 
-/// A container that is being made: no sandbox is ended for want of one meanwhile, unless by a shutdown.
-pub struct Wanted<'a>(&'a Keeper);
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        self.0.state().wanted -= 1;
-    }
-}
-
 impl State {
     fn close(&mut self) -> bool {
         let over = !self.stays && self.current.as_ref().is_none_or(|current| current.sandbox.is_empty());
@@ -76,6 +67,15 @@ impl State {
     fn unused(&self) -> Option<Current> {
         let wanted = self.stays || self.wanted > 0 && !self.closed;
         self.current.clone().filter(|current| !wanted && current.sandbox.is_empty())
+    }
+}
+
+/// A container that is being made: no sandbox is ended for want of one meanwhile, unless by a shutdown.
+pub struct Wanted<'a>(&'a Keeper);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.state().wanted -= 1;
     }
 }
 

@@ -21,7 +21,12 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Makes the group of all containers: two first ones that are made at once would both try, and one would fail.
 pub fn make_parent() -> io::Result<()> {
-    fs::create_dir(Path::new(HIERARCHY).join(CGROUP_PARENT.trim_start_matches('/')))
+    fs::create_dir(parent())
+}
+
+/// Where the group of all containers is.
+pub fn parent() -> PathBuf {
+    Path::new(HIERARCHY).join(CGROUP_PARENT.trim_start_matches('/'))
 }
 
 /// Where the container's group is.

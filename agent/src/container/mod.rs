@@ -69,7 +69,7 @@ pub struct Container {
     inherited: plan::Inherited,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     state: Mutex<State>,
-    /// Whether it stands still. Held while that changes.
+    /// Whether it stands still. Held while that changes, and shared by those who add a process meanwhile.
     paused: AsyncRwLock<bool>,
     oom_watch: Mutex<Option<oom::OomWatch>>,
     /// Storages of its own, to be given back.

@@ -11,9 +11,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::{
     bpf::{self, DeviceJudge, Instruction, Register},
-    cgroup, devices,
-    plan::CGROUP_PARENT,
-    update,
+    cgroup, devices, update,
 };
 use crate::error::{Context, Error, Result};
 
@@ -65,8 +63,7 @@ fn judge(dir: &Path, program: Vec<Instruction>) -> io::Result<()> {
 /// of its code when a container goes, and rewrites that for the next.
 fn keep_judging() -> io::Result<()> {
     let allow = bpf::load(&[Instruction::set(Register::R0, 1), Instruction::exit()])?;
-    let below = CGROUP_PARENT.trim_start_matches('/');
-    bpf::judge_devices(&Path::new(cgroup::HIERARCHY).join(below), &allow)
+    bpf::judge_devices(&cgroup::parent(), &allow)
 }
 
 fn is_unknown(error: &io::Error) -> bool {
